@@ -37,6 +37,9 @@ def test_the_curve_of_a_table_is_that_of_its_standardised_columns(diabetes, tmp_
     np.testing.assert_allclose(found["test_error"], curve.test_error, rtol=1e-6)
     assert found["drawn"]["test_error"][0] == pytest.approx(curve.test_error[0], rel=0.3)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    (frame * 1e200).to_csv(tmp_path / "large.csv", index=False)
+    large = run(tmp_path / "large.csv", "--target", "target", "--size", 50, "--size", 200, "--json")
+    np.testing.assert_allclose(json.loads(large.stdout)["test_error"], found["test_error"], rtol=1e-6)
 
 
 def test_classes_and_sizes_are_found(tmp_path):

@@ -73,6 +73,34 @@ def test_a_linear_network_of_one_hidden_layer_is_known_exactly():
     assert found.tangent_deviation[0] == pytest.approx(math.sqrt(4 / 40) / 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_inputs_of_any_size_have_the_corrections_of_homogeneous_networks(activation):
+    """gelu(u) is u/2 for small u and relu(u) for large u: V/K^2 is 2/n or 5/n for each of two layers."""
+    found = wl.finite_width(wl.mlp(depth=3, activation=activation), X * np.array([[1e-80], [1e80]]), width=100)
+    small = 2 if activation == "gelu" else 5
+    np.testing.assert_allclose(found.conditional**2 * 50, [small, 5], rtol=1e-9)
+    one = wl.finite_width(wl.mlp(depth=3, activation="identity" if small == 2 else "relu"), X, width=100)
+    assert found.tangent_deviation[0] == pytest.approx(one.tangent_deviation[0], rel=1e-9)
+
+
+def test_an_exponential_has_its_closed_form_or_is_refused():
+    """E e^{4u}/(E e^{2u})^2 - 1 = e^{4K} - 1."""
+    net, K = wl.mlp(depth=2, activation="exp"), np.sum((X / 2) ** 2) / 3
+    found = wl.finite_width(net, X / 2, width=64)
+    assert found.conditional[0] ** 2 * 64 == pytest.approx(math.expm1(4 * K), rel=1e-6)
+    for depth, activation, size in ((3, "exp", 1.0), (2, "exp", 3.0), (2, "sin", 1e8)):
+        with pytest.raises(ArithmeticError, match="not resolved"):
+            wl.finite_width(wl.mlp(depth=depth, activation=activation), size * X)
+
+
+def test_an_activation_that_jumps_has_no_tangent_kernel():
+    found = wl.finite_width(wl.mlp(depth=2, activation="step"), X, width=100)
+    assert found.conditional[0] ** 2 == pytest.approx(1 / 100, rel=1e-12)
+    assert np.isinf(found.tangent[0])
+    with pytest.raises(ValueError, match="jumps"):
+        found.width_for(0.1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -82,6 +110,8 @@ def test_a_linear_network_of_one_hidden_layer_is_known_exactly():
         (lambda: wl.finite_width(wl.mlp(depth=3), X, width=0), "width"),
         (lambda: wl.finite_width(wl.mlp(depth=2), 0 * X), "0 at an input"),
         (lambda: wl.finite_width(wl.mlp(depth=2), X).width_for(0.0), "error"),
+        (lambda: wl.finite_width(wl.mlp(depth=2), X).width_for(1e-200), "give a larger one"),
+        (lambda: wl.finite_width(wl.mlp(depth=2), 1e160 * X), "scale X down"),
     ],
 )
 def test_what_has_no_correction_is_refused(call, message):

@@ -94,10 +94,13 @@ def test_known_levels_on_the_circle(noise, n):
     powers[[1, 4]] = 0.5, 0.125
     curve = wl.generalization(spectrum, powers=powers, sizes=[n], noise=noise, label_noise=0.04)
     rng, errors = np.random.default_rng(0), []
+    angles = 2 * np.pi * np.arange(4096) / 4096
+    profile = np.asarray(RELU.cross(np.stack([np.cos(angles), np.sin(angles)], axis=1), np.array([[1.0, 0]])))[:, 0]
     for _ in range(60):
-        a = rng.uniform(0, 2 * np.pi, n + 100)
-        X, target = np.stack([np.cos(a), np.sin(a)], axis=1), np.sin(a) + 0.5 * np.cos(4 * a)
-        y, matrix = target + 0.2 * rng.standard_normal(len(a)), np.asarray(RELU.gram(X))
+        steps = rng.integers(4096, size=n + 100)
+        a = angles[steps]
+        target = np.sin(a) + 0.5 * np.cos(4 * a)
+        y, matrix = target + 0.2 * rng.standard_normal(len(a)), profile[(steps[:, None] - steps) % 4096]
         fit = matrix[n:, :n] @ np.linalg.solve(matrix[:n, :n] + noise * np.eye(n), y[:n])
         errors.append(np.mean((fit - y[n:]) ** 2))
     found, error = np.mean(errors), np.std(errors) / math.sqrt(len(errors))
@@ -127,6 +130,52 @@ def test_gaussian_features_follow_the_sums(rank, noise):
     mean, error = np.mean(errors), np.std(errors) / 20
     assert agrees(curve.test_error[0], mean, error)
     assert curve.train_error[0] == pytest.approx(np.mean(train), rel=0.1, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["rows", "modes"])
+@pytest.mark.parametrize("n", [24, 50])
+def test_more_rows_than_the_kernel_has_rank_are_least_squares(method, n):
+    """With the rank r of the kernel below n the training error is not 0, and nothing is read out of rounding."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 4))
+    y = (np.sin(X[:, 0]) + 0.1 * rng.standard_normal(60))[:, None]
+    curve = wl.generalization(wl.linear(), X, y, sizes=[n, 4], method=method)
+    assert curve.test_error[1] > 100  # interpolation with as many rows as unknowns
+    found, error, train = measured(wl.linear(), X, y, n, draws=300)
+    assert abs(curve.test_error[0] - found) < max(0.1 * found, 3 * error)  # of four modes, where the theory takes many
+    assert curve.train_error[0] == pytest.approx(train, rel=0.05)
+    if method == "modes":
+        late = wl.generalization(wl.linear(), X, y, sizes=[n], time=1e100)
+        assert late.test_error[0] == pytest.approx(curve.test_error[0], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "n", "noise", "test", "train"),
+    [
+        ([1.0, 1e-20], 5, 0.0, 5 / 3 * 0.1, 3 / 5 * 0.1),
+        ([1.0, 1e-9], 5, 1e-200, 5 / 3 * 0.1, 3 / 5 * 0.1),
+        (np.ones(10), 12, 1e-300, 6 * 0.1, 0.1 / 6),
+        (np.ones(10), 10, 0.0, math.inf, 0.0),
+        (np.ones(10), 5, 0.0, 2 * (10 * 0.25 + 0.1), 0.0),
+        ([1.0, 0.0], 3, 0.0, 1.5 * 1.1, 2 / 3 * 1.1),
+    ],
+)
+def test_known_levels_of_any_size_have_their_closed_forms(spectrum, n, noise, test, train):
+    """All L = 1 is least squares; m equal levels have L = n/m, and E = 1/(1 - n/m) (m (1 - n/m)^2 v^2 + s^2)."""
+    found = wl.rkhs.Spectrum(spectrum)
+    powers = np.ones(len(spectrum))
+    curve = wl.generalization(found, powers=powers, sizes=[n], noise=noise, label_noise=0.1)
+    assert curve.test_error[0] == pytest.approx(test, rel=1e-9)
+    assert curve.train_error[0] == pytest.approx(train, rel=1e-9, abs=1e-15)
+
+
+def test_each_level_counts_at_eigenvalues_far_below_rounding():
+    """lambda = 10^-3i: 20 rows learn 20 levels, though the last is 1e-57 of the first."""
+    found = wl.rkhs.Spectrum(10.0 ** -np.arange(0, 300, 3.0))
+    curve = wl.generalization(found, powers=np.ones(100), sizes=[20])
+    assert np.sum(curve.modes[0]) == pytest.approx(20, rel=1e-9)
+    assert curve.modes[0, 15] > 0.999
+    assert curve.modes[0, 25] < 0.001
 
 
 def test_a_time_with_known_levels_is_the_flow_of_gaussian_features():
@@ -171,6 +220,9 @@ def test_units_of_kernel_and_targets_come_back(digits):
         many = wl.generalization(scaled, X, 1e50 * y, sizes=[40], noise=1e-61, time=time / 1e-60, method=method)
         assert many.test_error[0] == pytest.approx(1e100 * one.test_error[0], rel=1e-9)
         assert many.learnability[0] == pytest.approx(one.learnability[0], rel=1e-9)
+    drawn = [wl.generalization(K, X, c * y, sizes=[40], noise=0.1, draws=2, method="modes") for c in (1.0, 1e120)]
+    ratio = drawn[1].measured.standard_error / drawn[0].measured.standard_error
+    np.testing.assert_allclose(ratio, 1e240, rtol=1e-9)
 
 
 def test_the_spectrum_on_a_hypercube_is_that_of_all_its_corners():
@@ -182,6 +234,8 @@ def test_the_spectrum_on_a_hypercube_is_that_of_all_its_corners():
     np.testing.assert_allclose(listed, whole, rtol=1e-9, atol=1e-13)
     assert found.unseen == 0
     assert wl.rkhs.spectrum(RELU, on="hypercube", dimension=d, degree=2).unseen > 0
+    wide = wl.rkhs.spectrum(RELU, on="hypercube", dimension=50)  # levels below rounding, of many functions
+    assert wide.trace == pytest.approx(RELU.diag(np.full((1, 50), 1 / math.sqrt(50)))[0], rel=1e-12)
     from_rows = wl.rkhs.spectrum(RELU, corners)
     np.testing.assert_allclose(from_rows.eigenvalues, whole, rtol=1e-9, atol=1e-13)
 
@@ -214,6 +268,11 @@ X3 = np.random.default_rng(0).standard_normal((20, 3))
         (lambda: wl.generalization(wl.rkhs.Spectrum([0.0, 0.0]), powers=[1.0, 1.0], sizes=[5]), "is 0"),
         (lambda: wl.generalization(wl.rkhs.Spectrum([1.0, 0.5]), powers=[1.0], sizes=[5]), "shape"),
         (lambda: wl.generalization(wl.linear(), 0 * X3, X3[:, 0], sizes=[5]), "0"),
+        (lambda: wl.generalization(K, X3, 1e200 * X3[:, 0], sizes=[5]), "scale y down"),
+        (lambda: wl.generalization(K, X3, X3[:, 0], sizes=[5], noise=1e300), "nothing is learned"),
+        (lambda: wl.generalization(wl.rkhs.Spectrum([1.0]), powers=[1.0], sizes=[5], method="rows"), "leave them out"),
+        (lambda: wl.generalization(wl.rkhs.Spectrum([1.0]), powers=[-1.0], sizes=[5]), ">= 0, got -1"),
+        (lambda: wl.rkhs.Spectrum([1e300], [1e300]), "float64's range"),
         (lambda: wl.rkhs.Spectrum([1.0, -0.5]), ">= 0"),
         (lambda: wl.rkhs.spectrum(K), "one of the two"),
         (lambda: wl.rkhs.spectrum(K, on="circle", dimension=3), "dimension=2"),

@@ -64,6 +64,7 @@ def test_the_page_says_it_in_one_line(reports, tmp_path):
     ("call", "message"),
     [
         (lambda: wl.lazy_report(lambda w, X: 0 * X @ w, jnp.ones(3), X, Y, learning_rate=0.1), "do not move"),
+        (lambda: wl.lazy_report(lambda w, X: X @ w, jnp.ones(3), X, X @ jnp.ones(3), learning_rate=0.1), "y is what"),
         (lambda: wl.lazy_report(NET.apply, NET.init(0, input_dim=3, width=8), X, Y, steps=0), "steps"),
         (lambda: wl.lazy_report(NET.apply, NET.init(0, input_dim=3, width=8), X, Y, tolerance=2.0), "tolerance"),
     ],

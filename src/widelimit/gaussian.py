@@ -77,10 +77,10 @@ def _density_ends() -> list[float]:
     return [-end for end in _DENSITY[:0:-1]] + list(_DENSITY)
 
 
-def normal_rule(deviation: np.ndarray, grid: Panels) -> tuple[np.ndarray, np.ndarray]:
+def normal_rule(deviation: np.ndarray, grid: Panels, *, halved: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes z and weights, (..., q): E[phi(s z)] = sum(weights * phi(s nodes)) for every deviation s."""
     own = [end / deviation for end in grid.ends]
-    return _rule(_merge([np.full_like(deviation, end) for end in _density_ends()], own))
+    return _rule(_merge([np.full_like(deviation, end) for end in _density_ends()], own), halved=halved)
 
 
 FARTHEST = 2.0**10

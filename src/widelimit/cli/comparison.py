@@ -21,6 +21,7 @@ from widelimit.cli.models import plain
 from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
 from widelimit.cli.training_data import TargetTable
+from widelimit.estimators import preparation
 from widelimit.messages import list_names
 
 SCORES = {"regression": ("rmse", "nlpd", "coverage_95"), "classification": ("accuracy", "log_loss")}
@@ -133,8 +134,8 @@ def standardise(known: Schema, inside: pl.DataFrame, outside: pl.DataFrame) -> t
     if not found.columns:
         return np.zeros((inside.height, 1)), np.zeros((outside.height, 1))
     (X, _), (Z, _) = schema.encode(found, inside), schema.encode(found, outside)
-    centre, spread = X.mean(axis=0), X.std(axis=0)
-    return (X - centre) / spread, (Z - centre) / spread
+    X, centre, spread = preparation.standardise(X, np.ones(len(X)))
+    return X, (Z - centre) / spread
 
 
 def models(table: TargetTable, given: Mapping[str, Any], *, costly: bool) -> tuple[dict[str, Any], list[str]]:

@@ -64,6 +64,7 @@ def _data(path: Path, choices: TableChoices) -> tuple[Any, Any, list[str]]:
     import numpy as np
 
     from widelimit.cli import training_data
+    from widelimit.estimators.preparation import standardise
 
     table = training_data.load(path, choices)
     found = training_data.encode(table, choices)
@@ -73,19 +74,18 @@ def _data(path: Path, choices: TableChoices) -> tuple[Any, Any, list[str]]:
         *found.notes,
         *([f"{_LARGEST} of {rows} rows are used; --rows N takes others."] if len(kept) < rows else []),
     ]
-    X, target = found.X[kept], table.target[kept]
-    spread = X.std(axis=0)
-    X = (X - X.mean(axis=0))[:, spread > 0] / spread[spread > 0]
+    X, _, _ = standardise(found.X[kept], np.ones(len(kept)))
+    X, target = X[:, X.any(axis=0)], table.target[kept]
     if not X.shape[1]:
-        raise ValueError(f"{path}: every input has one value only.")
+        raise ValueError(f"{path}: every input has one value only, up to rounding.")
     if table.task == "classification":
-        target = (target[:, None] == np.unique(target)).astype(np.float64)
-    y = np.asarray(target, np.float64).reshape(len(X), -1)
-    y = y - y.mean(axis=0)
-    size = np.sqrt(np.sum(np.mean(y**2, axis=0)))
-    if not size > 0:
+        of_class = (target[:, None] == np.unique(target)).astype(np.float64)
+        y = (of_class - of_class.mean(axis=0)) / np.sqrt(np.sum(np.var(of_class, axis=0)) or 1.0)
+    else:
+        y, _, _ = standardise(np.asarray(target, np.float64).reshape(len(X), -1), np.ones(len(X)))
+    if not y.any():
         raise ValueError(f"--target {choices.target}: has one value only; there is nothing to learn.")
-    return X, y / size, notes
+    return X, y, notes
 
 
 def _even_sizes(rows: int) -> list[int]:

@@ -59,6 +59,9 @@ class Spectrum:
         object.__setattr__(self, "multiplicities", counts)
         for name in ("unseen", "error"):
             object.__setattr__(self, name, float(validation.finite_scalar(name, getattr(self, name), at_least=0.0)))
+        with linalg.ignore_overflow():
+            if not math.isfinite(self.trace):
+                raise ValueError("the sum of multiplicities times eigenvalues leaves float64's range; check both.")
 
     @property
     def trace(self) -> float:
@@ -140,8 +143,8 @@ def _on_hypercube(k: Kernel, dimension: int, degree: int, radius: float) -> Spec
         raise ValueError(f"an eigenvalue is {found.min():.3g}: the function is no kernel on the hypercube.")
     found = np.where(found > error, found, 0.0)
     counts = np.array([float(math.comb(d, i)) for i in range(highest + 1)])
-    unseen = max(trace - float(counts @ found), 0.0) if highest < d else 0.0
-    return Spectrum(found, counts, unseen, error)
+    unseen = trace - float(counts @ found)
+    return Spectrum(found, counts, unseen if unseen > error else 0.0, error)
 
 
 def _refuse_other_differences(k: Kernel, corners: np.ndarray, profile: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 import scipy.linalg
@@ -19,15 +19,18 @@ import scipy.linalg
 from widelimit.compute import threads
 from widelimit.shapes import Float
 
-_STEPS = 500
+_STEPS = 1100
+"""Newton's steps: they halve kappa at least, until it is found."""
 _CHANGE = 1e-13
 """Relative change that ends Newton's steps."""
 _ROUNDING = 1e-6
 """Relative change below which steps that no longer shrink are rounding."""
 _ROWS_CHANGE = 1e-7
 """Change of ln D_i that ends the iteration over rows."""
-_VANISHED = 1e-11
-"""A ridge delta' below this share of the mean of K(x, x) is 0: n rows have the rank of the kernel."""
+_ROWS_ROUNDING = 1e-3
+"""Change of ln D_i below which steps that no longer shrink are rounding."""
+_ZERO = 1e-300
+"""kappa, over E K(x, x), that stands for 0 where n rows hold all modes."""
 _TURN = 0.25
 """Radians between two ridges from one of which the root for the other is found."""
 _POLES = 24
@@ -60,11 +63,14 @@ class Equivalent(abc.ABC):
 
     @abc.abstractmethod
     def start(self, n: int, ridge: float) -> float:
-        """Return an upper bound of the unknown for a real ridge; `value` is convex from there down to it."""
+        """Return an upper bound of the unknown for a real ridge, a convex function of it; _ZERO if it is 0."""
 
     @abc.abstractmethod
-    def value(self, n: int, unknown: complex) -> tuple[Any, Any]:
-        """Return the ridge that belongs to the unknown, and its derivative."""
+    def step(self, n: int, unknown: complex, ridge: complex) -> complex:
+        """Return the unknown after one step of Newton, (u g'(u) - g(u) + ridge)/g'(u), where g(u) = ridge is sought.
+
+        Written with sums of one sign, so that u may fall by any power of ten.
+        """
 
     @abc.abstractmethod
     def sums(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -84,11 +90,14 @@ class Equivalent(abc.ABC):
             found, weights = np.concatenate([found, found.conj()]), np.concatenate([weights, weights.conj()])
         count, overlap, residual, unlearned = self.sums(found)
         bias = np.outer(weights, weights) * residual
-        test = np.inf * np.ones_like(bias) if np.any(overlap == n) else bias * (n / (n - overlap))
         left = 1 - count / n
-        sums = [float(np.sum(v).real) for v in (test, test * np.outer(left, left), bias)]
-        whole = Errors(sums[0], sums[1], sums[2], 1 - float((weights @ unlearned).real))
-        return whole, (weights @ self.learned(found)).real
+        if np.any(overlap == n):
+            test, train = (math.inf if np.any(bias) else 0.0), 0.0
+        else:
+            whole = bias * (n / (n - overlap))
+            test, train = (float(np.sum(part).real) for part in (whole, whole * np.outer(left, left)))
+        errors = Errors(test, train, float(np.sum(bias).real), 1 - float((weights @ unlearned).real))
+        return errors, (weights @ self.learned(found)).real
 
     def _unknown(self, n: int, ridge: complex) -> complex:
         size, angle = abs(ridge), math.atan2(ridge.imag, ridge.real)
@@ -99,15 +108,15 @@ class Equivalent(abc.ABC):
         return found
 
     def _newton(self, n: int, ridge: complex, unknown: complex) -> complex:
-        smallest, last = _VANISHED * self.start(n, 0.0), math.inf
+        last = math.inf
+        if abs(unknown) <= _ZERO:
+            return unknown
         for _ in range(_STEPS):
-            value, slope = self.value(n, unknown)
-            step = (value - ridge) / slope
-            unknown = unknown - step
-            done = abs(step) <= _CHANGE * abs(unknown) or abs(unknown) <= smallest
-            if done or (abs(step) >= last / 2 and abs(step) <= _ROUNDING * abs(unknown)):
+            before, unknown = unknown, self.step(n, unknown, ridge)
+            change = abs(unknown - before) / abs(before)
+            if change <= _CHANGE or last / 2 <= change <= _ROUNDING:
                 return unknown
-            last = abs(step)
+            last = change
         raise ArithmeticError(
             f"kappa of {n} rows was not found in {_STEPS} steps: the eigenvalues span too many powers of ten."
         )
@@ -133,11 +142,18 @@ class OfLevels(Equivalent):
     noise: float
 
     def start(self, n: int, ridge: float) -> float:
-        return (ridge + self.unseen + float(self.counts @ self.values)) / n
+        left = ridge + self.unseen
+        if not left and np.sum(self.counts[self.values > 0]) <= n:
+            return _ZERO
+        return (left + float(self.counts @ self.values)) / n
 
-    def value(self, n: int, unknown: complex) -> tuple[Any, Any]:
+    def step(self, n: int, unknown: complex, ridge: complex) -> complex:
         share = self.values / (self.values + unknown)
-        return unknown * (n - self.counts @ share) - self.unseen, n - self.counts @ share**2
+        rest = unknown / (self.values + unknown)
+        known = self.values > abs(unknown)
+        slope = n - np.sum(self.counts[known]) + self.counts @ np.where(known, rest * (1 + share), -(share**2))
+        found: complex = (unknown * (self.counts @ (share * rest)) + self.unseen + ridge) / slope
+        return found
 
     def learned(self, found: np.ndarray) -> np.ndarray:
         return np.asarray(self.values / (self.values + found[:, None]))
@@ -172,26 +188,28 @@ class OfModes(Equivalent):
         N = len(self.values)
         return (ridge * N + (N - n) * float(np.mean(self.values))) / n
 
-    def value(self, n: int, unknown: complex) -> tuple[Any, Any]:
-        inverse = 1 / (self.values + unknown)
-        trace, others = np.sum(inverse), len(self.values) - n
-        return unknown - others / trace, 1 - others * np.sum(inverse**2) / trace**2
+    def step(self, n: int, unknown: complex, ridge: complex) -> complex:
+        left = unknown / (self.values + unknown)
+        total, others = np.sum(left), len(self.values) - n
+        slope = 1 - others * np.sum(left**2) / total**2
+        found: complex = (unknown * others * np.sum(left * (1 - left)) / total**2 + ridge) / slope
+        return found
 
     def learned(self, found: np.ndarray) -> np.ndarray:
-        kappa = 1 / np.sum(1 / (self.values + found[:, None]), axis=1)
+        kappa = found / np.sum(found[:, None] / (self.values + found[:, None]), axis=1)
         scaled = self.values / len(self.values)
         return np.asarray(scaled / (scaled + kappa[:, None]))
 
     def sums(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         N = len(self.values)
-        inverse = 1 / (self.values + found[:, None])
-        trace, both = np.sum(inverse, axis=1), inverse @ inverse.T
+        left = found[:, None] / (self.values + found[:, None])
+        lost, both = np.sum(left, axis=1), left @ left.T
         total = np.sum(self.squares)
         return (
-            N - found * trace,
-            N - np.outer(trace, trace) / both,
-            (inverse * self.squares) @ inverse.T / both,
-            inverse @ self.squares * N / (trace * total) if total > 0 else np.ones(len(found)),
+            N - lost,
+            N - np.outer(lost, lost) / both,
+            (left * self.squares) @ left.T / both,
+            left @ self.squares * N / (lost * total) if total > 0 else np.ones(len(found)),
         )
 
 
@@ -202,35 +220,49 @@ def of_rows(K: Float[np.ndarray, "N N"], y: Float[np.ndarray, "N c"], n: int, ri
     ridge D_i = (h_i + delta) N/n - h_i, with G = (K + D)^{-1} and h_i = 1/G_ii - D_i. Then e = (G y)_i/G_ii is the mean
     error at a row that is left out. Its mean square v over training sets solves v = e^2 + (N/n - 1) A v, A_ij =
     (G_ij/G_ii)^2 for i != j, and the product b of the errors of two disjoint training sets b = e^2 - A b. With one h
-    for all rows these are the sums of `OfModes`.
+    for all rows these are the sums of `OfModes`. delta > 0.
     """
     N = len(K)
-    share = n / N
-    mean = float(np.mean(np.diagonal(K)))
-    D = np.full(N, (mean + ridge) / share - mean)
-    for _ in range(_STEPS):
-        G = _inverse(K + np.diag(D))
-        own = np.diagonal(G)
-        h = np.maximum(1 / own - D, 0)
-        before, D = D, (h + ridge) / share - h
-        if np.max(np.abs(D - before) / before) <= _ROWS_CHANGE or D.max() <= _VANISHED * mean:
-            break
-    else:
-        raise ArithmeticError(f"the ridges of {N} rows still change after {_STEPS} steps; give noise > 0.")
+    G, others = _resolvent(K, n, ridge)
+    own = np.diagonal(G)
     e = threads.product(G, y) / own[:, None]
     squares = np.sum(e**2, axis=1)
-    others = (G / own[:, None]) ** 2
-    np.fill_diagonal(others, 0.0)
-    test = np.linalg.solve(np.eye(N) - (1 / share - 1) * others, squares)
-    bias = np.linalg.solve(np.eye(N) + others, squares)
+    test, bias = (np.linalg.solve(_plus_one(factor * others), squares) for factor in (1 - N / n, 1.0))
     test = test if np.all(test >= 0) else np.full(N, np.inf)
     total = float(np.sum(y**2))
     return Errors(
         float(np.mean(test)),
-        float(np.mean(test * np.square(ridge / (h + ridge)))) if ridge else 0.0,
+        float(np.mean(test * np.square(own * (ridge * N / n)))),
         float(np.mean(bias)),
         1 - float(np.sum(y * e)) / total if total > 0 else 0.0,
     )
+
+
+def _resolvent(K: np.ndarray, n: int, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return G and A. D is the largest root of a convex map: from (K_ii + ridge) N/n - K_ii Newton's steps fall to it.
+
+    Raises: ArithmeticError: they do not converge.
+    """
+    more, last = len(K) / n - 1, math.inf
+    D = more * np.diagonal(K) + ridge * (more + 1)
+    for _ in range(_STEPS):
+        G = _inverse(K + np.diag(D))
+        own = np.diagonal(G)
+        others = (G / own[:, None]) ** 2
+        np.fill_diagonal(others, 0.0)
+        rest = D - more * (1 / own - D) - ridge * (more + 1)
+        step = np.linalg.solve(_plus_one(-more * others), rest)
+        change = float(np.max(np.abs(step) / D))
+        if change <= _ROWS_CHANGE or (change >= last / 2 and change <= _ROWS_ROUNDING):
+            return G, others
+        D, last = np.maximum(D - step, ridge), change
+    raise ArithmeticError(f"the ridges of {len(K)} rows still change after {_STEPS} steps; give noise > 0.")
+
+
+def _plus_one(matrix: np.ndarray) -> np.ndarray:
+    """Add 1 to the diagonal, in place."""
+    matrix[np.diag_indices(len(matrix))] += 1
+    return matrix
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:

@@ -16,11 +16,14 @@ from widelimit.architecture.inputs import Rows
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
-from widelimit.gaussian import normal_rule, panels
+from widelimit.gaussian import REACH, normal_rule, panels
 from widelimit.interpreter import interpreted
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
+_MOST = 1e100
+_RESOLVED = 1e-4
+"""Agreement of two rules in every moment, far below what the next order of 1/width adds."""
 _ACTIVATION = type(branch_of(["identity"], "layers")[0])
 
 
@@ -40,7 +43,7 @@ class FiniteWidth:
     excess_kurtosis: Float[np.ndarray, " m"]
     """E f^4/(E f^2)^2 - 3, which is 0 in the limit."""
     tangent: Float[np.ndarray, " m"]
-    """The tangent kernel in the limit, Theta(x, x)."""
+    """The tangent kernel in the limit, Theta(x, x); inf, with a NaN deviation, for an activation that jumps."""
     tangent_deviation: Float[np.ndarray, " m"]
     """The relative standard deviation of the empirical tangent kernel at (x, x), over networks."""
 
@@ -49,13 +52,17 @@ class FiniteWidth:
 
         Hidden layers keep the ratios of their widths; the number is that of the narrowest.
 
-        Raises: TypeError, ValueError: not a number > 0.
+        Raises: TypeError, ValueError: not a number > 0, or too small; an activation that jumps.
         """
         bound = float(validation.finite_scalar("error", error, above=0.0))
         if not self.width:
             return 1
-        worst = max(float(np.max(self.conditional)), float(np.max(self.tangent_deviation)))
-        return max(1, math.ceil(min(self.width) * (worst / bound) ** 2))
+        if np.isnan(self.tangent_deviation).any():
+            raise ValueError("the tangent kernel of an activation that jumps has no limit: no width is enough.")
+        worst = max(float(np.max(self.conditional)), float(np.max(self.tangent_deviation))) / bound
+        if worst > _MOST:
+            raise ValueError(f"error={bound:.3g} takes a width beyond float64's range; give a larger one.")
+        return max(1, math.ceil(min(self.width) * worst**2))
 
 
 class _Step(NamedTuple):
@@ -66,15 +73,18 @@ class _Step(NamedTuple):
 
 
 class _Moments(NamedTuple):
-    """Moments of an activation at Gaussian signals, and their derivatives by the variance."""
+    """Moments of q = phi(u)^2/E phi^2 and r = phi'(u)^2/E phi'^2 at Gaussian u, and their derivatives by ln Var u."""
 
     square: np.ndarray
+    """E phi^2"""
     slope: np.ndarray
     curvature: np.ndarray
     spread: np.ndarray
     gain: np.ndarray
+    """E phi'^2"""
     gain_slope: np.ndarray
     gain_spread: np.ndarray
+    """Var r g^2, g the gradient behind: 3 E r^2 - 1."""
     both: np.ndarray
 
 
@@ -99,87 +109,99 @@ def finite_width(net: Network, X: Float[Array, "m d"], *, width: int | Sequence[
 
     Raises:
         TypeError, ValueError: another network, widths below 1, inputs that are not finite.
-        ArithmeticError: a moment is not finite: the activation grows too fast.
+        ArithmeticError: a moment is not resolved: the activation grows too fast, or oscillates.
     """
     first, steps = _chain(net)
     points = np.asarray(net.inputs.rows("X", X), np.float64)
     widths = _widths(width, len(steps))
     w, b = float(first.weight_std), float(first.bias_std)
-    K = np.sum(points**2, axis=1) * (w**2 / points.shape[1]) + b**2
+    with np.errstate(over="ignore"):
+        K = np.sum(points**2, axis=1) * (w**2 / points.shape[1]) + b**2
     if not np.isfinite(K).all():
         raise ValueError("the variance of the first layer leaves float64's range; scale X down.")
-    moved, spread, states = np.zeros_like(K), np.zeros_like(K), [K]
+    moved, spread, states, shares = np.zeros_like(K), np.zeros_like(K), [K], []
     moments = []
     for step, n in zip(steps, widths, strict=True):
-        found, w2 = _moments(step.phi, K), float(step.after.weight_std) ** 2
-        moved = w2 * (found.slope * moved + found.curvature * spread / 2)
-        spread = w2**2 * found.spread / n + (w2 * found.slope) ** 2 * spread
-        K = w2 * found.square + float(step.after.bias_std) ** 2
+        found = _moments(step.phi, K)
+        signal = float(step.after.weight_std) ** 2 * found.square
+        K = signal + float(step.after.bias_std) ** 2
+        share = np.divide(signal, K, out=np.zeros_like(K), where=K > 0)
+        moved = share * (found.slope * moved + found.curvature * spread / 2)
+        spread = share**2 * (found.spread / n + found.slope**2 * spread)
         moments.append(found)
         states.append(K)
-    theta, deviation = _tangent(first, steps, moments, states, widths)
-    relative = np.divide(np.sqrt(spread), K, out=np.zeros_like(K), where=K > 0)
-    return FiniteWidth(widths, K, K + moved, relative, 3 * relative**2, theta, deviation)
+        shares.append(share)
+    theta, deviation = _tangent(first, steps, moments, states, shares, widths)
+    relative = np.sqrt(spread)
+    return FiniteWidth(widths, K, K * (1 + moved), relative, 3 * relative**2, theta, deviation)
 
 
 def _tangent(
-    first: Dense, steps: list[_Step], moments: list[_Moments], states: list[np.ndarray], widths: tuple[int, ...]
+    first: Dense,
+    steps: list[_Step],
+    moments: list[_Moments],
+    states: list[np.ndarray],
+    signals: list[np.ndarray],
+    widths: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return Theta(x, x) in the limit, and its relative deviation: the part of each layer's signals in it, squared.
 
-    By the adjoint: d Theta = sum_l (a_l eps_l + c_l eta_l), with eps_l, eta_l the deviations of layer l's means of
-    phi^2 and phi'^2 g^2 from their expectations.
+    By the adjoint: d Theta = sum_l (a_l eps_l + c_l eta_l), with eps_l, eta_l the relative deviations of layer l's
+    means of phi^2 and phi'^2 g^2 from their expectations. signals: the share of phi's signal in the next variance.
     """
+    if not all(step.phi.has_ntk for step in steps):
+        return np.full_like(states[0], np.inf), np.full_like(states[0], np.nan)
     trained = [float(layer.trained) for layer in (first, *(step.after for step in steps))]
-    last = len(steps)
-    weights = [float(step.after.weight_std) ** 2 for step in steps]
-    gradients = [np.ones_like(states[0])]  # D_l, from the last layer back
-    for found, w2 in zip(reversed(moments), reversed(weights), strict=True):
-        gradients.insert(0, w2 * found.gain * gradients[0])
-    shares = [on * state * gradient for on, state, gradient in zip(trained, states, gradients, strict=True)]
-    theta = np.sum(shares, axis=0)
-    variance, by_signal = np.zeros_like(theta), trained[last] * gradients[last]
-    before = np.cumsum(shares, axis=0)  # of the layers up to l, whose gradients pass through layer l
-    for i in reversed(range(last)):
-        found, w2, n = moments[i], weights[i], widths[i]
-        passing = np.divide(before[i], found.gain, out=np.zeros_like(theta), where=found.gain > 0)
-        variance += (
-            (by_signal * w2) ** 2 * found.spread
-            + 2 * by_signal * w2 * passing * found.both
-            + passing**2 * found.gain_spread
-        ) / n
-        by_signal = by_signal * w2 * found.slope + passing * found.gain_slope + trained[i] * gradients[i]
-    return theta, np.divide(np.sqrt(np.maximum(variance, 0)), theta, out=np.zeros_like(theta), where=theta > 0)
+    gradients = [np.ones_like(states[0])]  # the squared gradient D_l, from the last layer back
+    for found, step in zip(reversed(moments), reversed(steps), strict=True):
+        gradients.insert(0, float(step.after.weight_std) ** 2 * found.gain * gradients[0])
+    parts = np.array([on * state * D for on, state, D in zip(trained, states, gradients, strict=True)])
+    theta = np.sum(parts, axis=0)
+    parts = np.divide(parts, theta, out=np.zeros_like(parts), where=theta > 0)
+    variance, by_state = np.zeros_like(theta), parts[-1]
+    passing = np.cumsum(parts, axis=0)  # of the layers up to l, whose gradients pass through layer l
+    for i in reversed(range(len(steps))):
+        found, a, c = moments[i], by_state * signals[i], passing[i]
+        variance += (a**2 * found.spread + 2 * a * c * found.both + c**2 * found.gain_spread) / widths[i]
+        by_state = a * found.slope + c * found.gain_slope + parts[i]
+    return theta, np.sqrt(np.maximum(variance, 0))
 
 
 def _moments(phi: Activation, K: np.ndarray) -> _Moments:
-    deviation = np.sqrt(np.where(K > 0, K, 1.0))
+    """Compute the moments by two rules. Raises: ValueError: K is 0; ArithmeticError: the rules differ."""
+    if not np.all(K > 0):
+        raise ValueError("the signals of a layer are 0 at an input; leave out inputs that are 0, or give a bias.")
+    with np.errstate(all="ignore"):
+        (found, tail), (finer, _) = (_moments_by(phi, np.sqrt(K), halved) for halved in (False, True))
+        sizes: list[Any] = [abs(finer.square), 1, 1, 1, abs(finer.gain), 1, 1, 1]
+        gaps = [abs(a - b) / np.maximum(abs(a), size) for a, b, size in zip(found, finer, sizes, strict=True)]
+    same = np.array(found) == np.array(finer)
+    if not np.all(np.where(same, tail, np.maximum(gaps, tail)) <= _RESOLVED):
+        raise ArithmeticError(
+            f"moments of {phi!r} at signals of variance {K.max():.3g} are not resolved: it grows too fast for its "
+            f"fourth power, or oscillates; scale X or weight_std down."
+        )
+    return found
+
+
+def _moments_by(phi: Activation, deviation: np.ndarray, halved: bool) -> tuple[_Moments, float]:
+    """Compute the moments, and the share of the last deviation that the rule sees in those of the fourth power."""
     grid = panels(phi.kinks, 2.0 ** math.ceil(math.log2(max(float(np.max(deviation)), 1.0))))
-    z, weights = normal_rule(deviation, grid)
+    z, weights = normal_rule(deviation, grid, halved=halved)
     u = deviation[:, None] * z
     with arithmetic(True):
         square, gain = (np.asarray(interpreted(f)(u)) ** 2 for f in (phi, phi.derivative))
-    hermite = (z**2 - 1) / 2, (z**4 - 6 * z**2 + 3) / 4
 
     def mean(values: np.ndarray) -> np.ndarray:
         return np.asarray(np.sum(weights * values, axis=1))
 
-    m, c, scale = mean(square), mean(gain), deviation**2
-    found = _Moments(
-        m,
-        mean(hermite[0] * square) / scale,
-        mean(hermite[1] * square) / scale**2,
-        mean(square**2) - m**2,
-        c,
-        mean(hermite[0] * gain) / scale,
-        3 * mean(gain**2) - c**2,
-        mean(square * gain) - m * c,
-    )
-    if not all(np.isfinite(values).all() for values in found):
-        raise ArithmeticError(f"a moment of {phi!r} is not finite: it grows too fast for the fourth power.")
-    if not np.all(K > 0):
-        raise ValueError("the signals of a layer are 0 at an input; leave out inputs that are 0, or give a bias.")
-    return found
+    m, c = mean(square), mean(gain)
+    q, r = (values / np.where(size > 0, size, 1)[:, None] for values, size in ((square, m), (gain, c)))
+    by_variance, by_both = (z**2 - 1) / 2, (z**4 - 6 * z**2 + 3) / 4
+    tail = max(float(np.max(mean(v**2 * (abs(z) > REACH - 1)) / np.maximum(mean(v**2), 1))) for v in (q, r))
+    spread = 3 * mean(r**2) - 1, mean(q * r) - 1
+    slopes = mean(by_variance * q), mean(by_both * q)
+    return _Moments(m, *slopes, mean(q**2) - 1, c, mean(by_variance * r), *spread), tail
 
 
 def _chain(net: Any) -> tuple[Dense, list[_Step]]:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 METHODS = ("auto", "rows", "modes")
 ROWS = 2000
 """Rows up to which method="auto" takes "rows": some inverses of that size for each training size."""
+SMALLEST_RIDGE = 1e-11
+"""Ridge over the mean of K(x, x) that stands for 0 where eigenvalues of 0 are known to rounding."""
+_LARGEST_RIDGE = 1e150
+"""Ridge over the mean of K(x, x) whose square a float64 holds."""
 _NOTHING = 1e-14
 """Time over rows below which nothing is learned, to rounding, where the mean of K(x, x) is 1."""
 
@@ -38,7 +42,8 @@ class Generalization:
 
     sizes: np.ndarray
     test_error: Float[np.ndarray, " S"]
-    """The mean over rows that were not trained on; inf where interpolation of noisy targets has none."""
+    """The mean over rows that were not trained on; inf, or from rows very large, where interpolation of noisy targets
+    has none: as many rows as the kernel has rank, without noise."""
     train_error: Float[np.ndarray, " S"]
     bias: Float[np.ndarray, " S"]
     """The error of the mean prediction over training sets, with the noise of the targets."""
@@ -102,7 +107,8 @@ def generalization(
         X: (N, d) rows; training sets are subsets of these, and errors are those at rows left out.
         y: (N,) or (N, c) targets, with their noise.
         sizes: (S,) integers n, 1 <= n < N.
-        noise: added to the diagonal of K, >= 0, as in `posterior`; 0: the interpolant of smallest norm.
+        noise: added to the diagonal of K, >= 0, as in `posterior`; 0: the interpolant of smallest norm (from rows: a
+            ridge of 1e-11 of the mean of K(x, x), below which eigenvalues are rounding).
         time: of `gradient_flow` on K + noise from f_0 = 0, >= 0, in the unit of d theta/dt = -grad C, C the mean of
             |f - y|^2; inf: until it has converged. A finite time takes method="modes".
         method: "rows", "modes", or "auto": "rows" up to 2000 rows where time = inf.
@@ -126,15 +132,11 @@ def generalization(
     if isinstance(k, Spectrum):
         if X is not None or y is not None or powers is None:
             raise TypeError("a Spectrum comes with the powers of the target in its levels, and without X and y.")
-        if draws:
-            raise TypeError("training sets are drawn from rows; a Spectrum has none: leave out draws.")
-        counts = _sizes(sizes, None)
-        levels, unit = _levels(k, powers, spread)
-        return _curve(levels, counts, ridge / unit, until * unit, "levels")
+        if draws or method != "auto":
+            raise TypeError("draws and method are for rows; a Spectrum has none: leave them out.")
+        return _from_levels(k, powers, spread, _sizes(sizes, None), ridge, until)
     if X is None or y is None or powers is not None or spread:
-        raise TypeError(
-            "a kernel comes with X and y, which holds its noise; powers and label_noise come with a Spectrum."
-        )
+        raise TypeError("a kernel comes with X and y, its noise included; a Spectrum with powers and label_noise.")
     data = training_set(k, X, y)
     if data.coupled > 1:
         raise TypeError("generalization takes a kernel of one output; of a matrix-valued kernel take one output's.")
@@ -143,24 +145,27 @@ def generalization(
     seed = validation.integer("key", key, at_least=0)
     if count == 1:
         raise ValueError("draws=1 has no standard error; take 2 or more, or 0 for none.")
+    size = float(np.max(np.abs(data.y))) or 1.0
+    data = data._replace(y=data.y / size)
     found = _predicted(data, counts, ridge, until, method)
-    return found if not count else replace(found, measured=measure(data, counts, ridge, until, count, seed))
+    drawn = measure(data, counts, ridge, until, count, seed) if count else None
+    return _in_units(replace(found, measured=drawn), size)
 
 
 def _predicted(data: TrainingSet, counts: np.ndarray, ridge: float, until: float, method: str) -> Generalization:
     if method == "auto":
         method = "rows" if len(data.X) <= ROWS and until == math.inf else "modes"
     if method == "modes":
-        modes, unit, size = _modes(data)
-        return _curve(modes, counts, ridge / unit, until * unit, method, size)
+        modes, unit = _modes(data)
+        end = until * unit if until * unit < 1 / SMALLEST_RIDGE else math.inf
+        return _curve(modes, counts, max(_relative(ridge, unit), SMALLEST_RIDGE), end, method)
     if until < math.inf:
         raise ValueError('method="rows" has no finite time; take method="modes", or time=math.inf.')
-    matrix = data.gram(beside=4)
+    matrix = data.gram(beside=6)
     unit = _unit(float(np.mean(np.diagonal(matrix))))
     matrix /= unit
-    targets, size = _normalised(data.y)
-    found = [of_rows(matrix, targets, n, ridge / unit) for n in counts.tolist()]
-    return _result(counts, found, None, method, size)
+    found = [of_rows(matrix, data.y, n, max(_relative(ridge, unit), SMALLEST_RIDGE)) for n in counts.tolist()]
+    return _result(counts, found, None, method)
 
 
 def _sizes(values: Any, rows: int | None) -> np.ndarray:
@@ -184,32 +189,39 @@ def _unit(mean: float) -> float:
     return mean
 
 
-def _normalised(y: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return y over its largest entry, and that."""
-    size = float(np.max(np.abs(y))) or 1.0
-    return y / size, size
+def _relative(ridge: float, unit: float) -> float:
+    """Return the ridge in the kernel's unit. Raises: ValueError: too large."""
+    if ridge > _LARGEST_RIDGE * unit:
+        raise ValueError(
+            f"noise={ridge:.3g} beside a kernel of mean {unit:.3g} leaves float64's range: nothing is learned."
+        )
+    return ridge / unit
 
 
-def _levels(spectrum: Spectrum, powers: Any, noise: float) -> tuple[OfLevels, float]:
-    squares = np.asarray(validation.as_finite_floats("powers", powers), np.float64)
-    if squares.shape != spectrum.eigenvalues.shape or (squares < 0).any():
-        raise ValueError(f"powers must be numbers >= 0 of shape {spectrum.eigenvalues.shape}, got {squares.shape}.")
-    unit, counts = _unit(spectrum.trace), np.asarray(spectrum.multiplicities)
-    return OfLevels(spectrum.eigenvalues / unit, counts, squares, spectrum.unseen / unit, noise), unit
-
-
-def _modes(data: TrainingSet) -> tuple[OfModes, float, float]:
-    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
-    values = np.maximum(values, 0.0)[::-1]
-    unit = _unit(float(np.mean(values)))
-    targets, size = _normalised(data.y)
-    squares = np.sum(threads.product(vectors.T, targets) ** 2, axis=1)[::-1]
-    return OfModes(values / unit, squares), unit, size
-
-
-def _curve(
-    equivalent: Equivalent, counts: np.ndarray, ridge: float, until: float, method: str, size: float = 1.0
+def _from_levels(
+    spectrum: Spectrum, powers: Any, noise: float, counts: np.ndarray, ridge: float, until: float
 ) -> Generalization:
+    squares, shape = np.asarray(validation.as_finite_floats("powers", powers), np.float64), spectrum.eigenvalues.shape
+    if squares.shape != shape:
+        raise ValueError(f"powers must have the shape of the eigenvalues, {shape}, got {squares.shape}.")
+    if (squares < 0).any():
+        raise ValueError(f"powers are mean squares, >= 0, got {squares.min():.3g}.")
+    unit, multiplicities = _unit(spectrum.trace), np.asarray(spectrum.multiplicities)
+    size = math.sqrt(max(float(squares.max()), noise)) or 1.0
+    squares, noise = squares / size / size, noise / size / size
+    levels = OfLevels(spectrum.eigenvalues / unit, multiplicities, squares, spectrum.unseen / unit, noise)
+    return _in_units(_curve(levels, counts, _relative(ridge, unit), until * unit, "levels"), size)
+
+
+def _modes(data: TrainingSet) -> tuple[OfModes, float]:
+    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
+    values = np.where(values > linalg.rounding(len(values), float(values[-1])), values, 0.0)[::-1]
+    unit = _unit(float(np.mean(values)))
+    squares = np.sum(threads.product(vectors.T, data.y) ** 2, axis=1)[::-1]
+    return OfModes(values / unit, squares), unit
+
+
+def _curve(equivalent: Equivalent, counts: np.ndarray, ridge: float, until: float, method: str) -> Generalization:
     """Compute the errors at every size; ridge and time are in the kernel's unit."""
     found = []
     for n in counts.tolist():
@@ -218,12 +230,20 @@ def _curve(
             z, weights = exponential_poles()
             ridges = ridge + z / max(2 * until / n, _NOTHING)
         found.append(equivalent.errors(n, ridges, weights))
-    return _result(counts, [errors for errors, _ in found], np.stack([modes for _, modes in found]), method, size)
+    return _result(counts, [errors for errors, _ in found], np.stack([modes for _, modes in found]), method)
 
 
-def _result(
-    counts: np.ndarray, found: list[Errors], modes: np.ndarray | None, method: str, size: float
-) -> Generalization:
-    values = np.array(found)
-    test, train, bias = values[:, :3].T * size**2
-    return Generalization(counts, test, train, bias, test - bias, values[:, 3], modes, method)
+def _result(counts: np.ndarray, found: list[Errors], modes: np.ndarray | None, method: str) -> Generalization:
+    test, train, bias, learned = np.array(found).T
+    return Generalization(counts, test, train, bias, test - bias, learned, modes, method)
+
+
+def _in_units(found: Generalization, size: float) -> Generalization:
+    """Return the errors of targets that were divided by `size`. Raises: ValueError: their squares overflow."""
+    with np.errstate(over="ignore"):
+        parts = (found.test_error, found.train_error, found.bias, found.variance)
+        test, train, bias, variance = (part * size * size for part in parts)
+        drawn = None if found.measured is None else Measured(*(part * size * size for part in found.measured))
+    if not np.isfinite(bias).all():
+        raise ValueError(f"squares of targets of size {size:.3g} leave float64's range; scale y down.")
+    return replace(found, test_error=test, train_error=train, bias=bias, variance=variance, measured=drawn)

@@ -206,6 +206,9 @@ def _distance(history: History, line: History) -> np.ndarray:
     flat = [np.asarray(h.outputs, np.float64).reshape(len(h), -1) for h in (history, line)]
     moved = np.linalg.norm(flat[1] - flat[1][0], axis=1)
     if moved[-1] == 0:
-        raise ValueError("the outputs at the probes do not move in training: the model's gradient is 0 there.")
+        raise ValueError(
+            "the outputs at the probes do not move in training: y is what the model says at the start, its gradient is "
+            "0 at the probes, or learning_rate is below rounding."
+        )
     apart = np.linalg.norm(flat[0] - flat[1], axis=1)
     return np.asarray(np.divide(apart, moved, out=np.zeros_like(apart), where=moved > 0))

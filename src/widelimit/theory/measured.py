@@ -43,5 +43,6 @@ def _dual(K: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:
     values, vectors = linalg.eigenpairs(K)
     kept = values > linalg.rounding(len(values), float(values[-1]))
     lam = np.where(kept, values, 1.0)
-    share = np.where(kept, -np.expm1(-2 * time * lam / len(lam)) / lam, 0.0)
+    with linalg.ignore_overflow():
+        share = np.where(kept, -np.expm1(-2 * time * lam / len(lam)) / lam, 0.0)
     return threads.product(vectors, share[:, None] * threads.product(vectors.T, y))
