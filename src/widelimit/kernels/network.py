@@ -140,7 +140,7 @@ class _NetworkKernel(Matrices, abc.ABC):
 
     def points(self, name: str, X: Any) -> Array:
         rows = self.net.rows(name, X)
-        if self.net.across and not isinstance(self.net.inputs, Image):
+        if self._meets_pairs_of_masked_sites:
             sites, size = math.prod(self.net.inputs.sites), rows.dtype.itemsize
             what = f"the states of all pairs of {sites} sites of two inputs"
             memory.require(50.0 * size * sites**2, what, remedy="use shorter inputs, or Flatten in the place of sums")
@@ -187,15 +187,23 @@ class _NetworkKernel(Matrices, abc.ABC):
     @property
     def quick(self) -> bool:
         deepest = min((activation.quick_depth for activation in self.net.activations()), default=ANY_DEPTH)
-        return not self.net.inputs.sites and self.net.depth <= deepest
+        return self._compiles_longer_than_it_runs and self.net.depth <= deepest
 
     @property
     def light(self) -> bool:
-        return not self.net.inputs.sites and all(activation.light for activation in self.net.activations())
+        return self._compiles_longer_than_it_runs and all(activation.light for activation in self.net.activations())
+
+    @property
+    def _compiles_longer_than_it_runs(self) -> bool:
+        return not self.net.inputs.sites or self._meets_pairs_of_masked_sites
+
+    @property
+    def _meets_pairs_of_masked_sites(self) -> bool:
+        return self.net.across and not isinstance(self.net.inputs, Image)
 
     @property
     def largest_tile(self) -> int:
-        if not self.net.across or isinstance(self.net.inputs, Image):
+        if not self._meets_pairs_of_masked_sites:
             return LARGEST
         # Tiles of few rows leave out half of a symmetric matrix; beside this many pairs of sites a tile costs nothing.
         return 1 << max(SMALLEST, TILE // math.prod(self.net.inputs.sites)).bit_length() - 1
