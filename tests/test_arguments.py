@@ -263,6 +263,7 @@ DOORS = {
             **dict.fromkeys(TRANSFORMER_NAMES, "name"),
             **dict.fromkeys(STDS, "deviation"),
         },
+        free=("heads", "head_size", "positions"),
         more={"depth": [0, 10**9], "positions": [[[np.nan]], "high", 3, ()], "heads": [0, 1.5], "head_size": [0, "a"]},
     ),
     "convnet": Door(
@@ -880,8 +881,11 @@ MADE = {
         "EmpiricalMatrixKernel",
         "Correlation",
         "Expectation",
+        "FiniteWidth",
         "FixedPoint",
         "Flow",
+        "Generalization",
+        "LazyReport",
     ),
     *(
         "GradientDescent",
@@ -923,6 +927,7 @@ INNER = {
         "refine",
         "rows",
         "channels",
+        "degree",
         "read",
         "embed",
         "deviations",

@@ -158,12 +158,12 @@ def weighted_sum(offsets: Sequence[tuple[Any, Callable[[], Any]]]) -> Any:
 
 
 def after_layer(layer: Layer, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
-    """Return the states after a layer: of pairs of sites, on a processor, from a branch that is always taken.
+    """Return the states after a layer: of arrays with sites, on a processor, from a branch that is always taken.
 
     XLA fuses nothing across it. In one fused loop every sum over sites, and each of the three arrays of a state, would
     begin the work of all layers before it anew.
     """
-    if states[0].tangent.ndim == 2 or jax.default_backend() != "cpu":
+    if states[0].tangent.ndim <= 2 or jax.default_backend() != "cpu":
         return layer.pair_parts(x, y, held_in_gradients(states))
     leaves, form = jax.tree.flatten((states, x, y))
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, final
 
 import typer
 
-from widelimit import memory, validation
 from widelimit.cli.kernel import NETWORK, chosen_kernel
 from widelimit.cli.options import OUTPUT, Output, dataclass_group, with_options
 from widelimit.cli.reporting import print_json
@@ -30,6 +29,7 @@ class Rates:
 
     def machine(self) -> Any:
         """Return the machine. Raises: ValueError: bad rates."""
+        from widelimit import memory
         from widelimit.inference.costs import Machine
 
         given = {name: getattr(self, name) for name in ("cores", "gflops", "memory_gbytes", "storage_gbytes")}
@@ -39,6 +39,8 @@ class Rates:
 
     def space(self) -> float:
         """Return the bytes of the disk. Raises: ValueError: bad number."""
+        from widelimit import memory, validation
+
         free = shutil.disk_usage(".").free
         return free if self.disk is None else validation.finite_scalar("--disk", self.disk, at_least=0.0) * memory.GIB
 
@@ -93,6 +95,7 @@ def cost(
 
 def _show(costs: list[Any], feasible: Any, machine: Any) -> None:
     """Print a table with a row for each solver and place."""
+    from widelimit import memory
     from widelimit.cli import terminal
     from widelimit.inference.costs import duration
 
