@@ -9,7 +9,7 @@ COMPILE := $(UV) compile --quiet --universal --python-version 3.11 --upgrade --g
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-claims test-torch test-cluster test-lowest format lock clean bench bench-full bench-gpu
+.PHONY: help demo test test-claims test-slow test-torch test-cluster test-lowest format lock clean bench bench-full bench-gpu
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -25,8 +25,11 @@ test: .venv/.ready-dev  ## Run every check but the two below: style, types, test
 		exit $$((tests + types))
 
 test-claims: .venv/.ready-dev  ## Run all claims with quick settings, each with a planted error, and the tests of digits, as users compile
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest tests/test_every_claim.py tests/test_kernel_values.py tests/test_trees_at_finite_width.py tests/test_images_at_finite_width.py tests/test_images.py tests/test_migration.py tests/test_recurrent_at_finite_width.py $(PARALLEL)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest -m "not slow" tests/test_every_claim.py tests/test_kernel_values.py tests/test_images.py $(PARALLEL)
 	.venv/bin/pytest -m claims tests/test_architectures.py tests/test_gradients_at_cusps.py $(PARALLEL)
+
+test-slow: .venv/.ready-dev  ## Run finite networks of all layers against their limits, and the values of neural-tangents: after changes of layers
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest -m slow $(PARALLEL)
 
 test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch
 	.venv-torch/bin/python -m pytest tests/test_torch.py tests/test_torch_uses.py tests/test_torch_rows.py tests/test_torch_tangents.py tests/test_torch_devices.py

@@ -252,10 +252,16 @@ PLANTS = [
 
 
 FEW = ("gaussian_vectors", "outputs_are_independent", "primal_is_dual", "minimum_norm_functions")
-"""Those that `make test` runs; `make test-claims` runs all."""
+"""Those that `make test` runs; `make test-claims` runs all others."""
+
+
+SLOW = ("transformer_limit",)
+"""Those of over a minute, which `make test-slow` runs."""
 
 
 def marked(name):
+    if name in SLOW:
+        return pytest.mark.slow, pytest.mark.claims
     return () if name in FEW else pytest.mark.claims
 
 

@@ -10,7 +10,7 @@ from widelimit.claims.base import slope_check
 from widelimit.claims.statistics import power_law
 from widelimit.layers import AveragePool, Conv, Dense, Flatten, GlobalAveragePool, LayerNorm, Residual
 
-pytestmark = pytest.mark.claims
+pytestmark = [pytest.mark.claims, pytest.mark.slow]
 
 GRAPH = wl.Graph(4, 2)
 RING = np.roll(np.eye(4), 1, 0) + np.roll(np.eye(4), -1, 0)

@@ -109,6 +109,7 @@ def test_every_row_of_the_page_has_values_of_neural_tangents():
 
 
 @pytest.mark.claims
+@pytest.mark.slow
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row.theirs)
 def test_values_of_neural_tangents(row):
     bound = 1e-5 if "to 1e-5" in row.note else BOUND
@@ -123,6 +124,7 @@ def issues():
 
 
 @pytest.mark.claims
+@pytest.mark.slow
 @pytest.mark.parametrize("issue", issues())
 def test_open_issues_of_neural_tangents_end_here(issue):
     found = eval(issues()[issue], dict(names_of("Their open issues")))

@@ -10,7 +10,7 @@ from widelimit.claims.base import slope_check
 from widelimit.claims.statistics import power_law, root_mean_and_error
 from widelimit.layers import Conv, Dense, GlobalAveragePool, Mix, Product, Recurrent, Resize
 
-pytestmark = pytest.mark.claims
+pytestmark = [pytest.mark.claims, pytest.mark.slow]
 
 RNG = np.random.default_rng(0)
 SEQUENCES = [RNG.standard_normal((t, 2)) for t in (3, 2, 4)]

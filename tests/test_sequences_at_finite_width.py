@@ -6,7 +6,7 @@ import pytest
 import attention_by_hand
 import attention_oracle
 
-pytestmark = pytest.mark.claims
+pytestmark = [pytest.mark.claims, pytest.mark.slow]
 
 KINDS = [("softmax", "d"), ("identity", "d"), ("relu", "d"), ("identity", "sqrt_d"), ("relu", "sqrt_d")]
 

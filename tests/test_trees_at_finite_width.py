@@ -12,7 +12,7 @@ from widelimit.claims.finite import parameters
 from widelimit.claims.statistics import mean_and_error, power_law
 from widelimit.layers import Concatenate, Dense, LayerNorm, Repeat, Residual, Scale
 
-pytestmark = pytest.mark.claims
+pytestmark = [pytest.mark.claims, pytest.mark.slow]
 
 DENSE = Dense(1.2, 0.3)
 NETS = {
