@@ -15,6 +15,7 @@ from scipy import special
 
 import widelimit as wl
 from widelimit import shapes, signals
+from widelimit.activations.tabulated import fixed_lengths
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.tabulated.coincident import MILLS
 from widelimit.compute import plan, tiles
@@ -146,6 +147,14 @@ def test_duals_of_numpy_numbers_compile_nothing(name):
         assert counted(phi.dual, *map(jax.numpy.asarray, (q, c, q))) > 0
 
 
+@pytest.fixture
+def first_tables(monkeypatch):
+    """No tables of other tests, whose lengths those of a kind share in a process."""
+    for name in ("_patterns", "_used"):
+        monkeypatch.setattr(fixed_lengths, name, {})
+
+
+@pytest.mark.usefixtures("first_tables")
 @pytest.mark.parametrize(
     ("activation", "depth", "quick"),
     [
@@ -160,6 +169,7 @@ def test_what_is_no_slower_compiles_in_half_of_the_time(activation, depth, quick
     assert (several is one) == (not quick)
 
 
+@pytest.mark.usefixtures("first_tables")
 def test_the_encoding_of_a_small_block_is_compiled_without_optimisation():
     small, k = np.zeros((512, 6)), wl.ntk(NET)
     assert tiles._encoder(k, small) is tiles._encodes[True] is not tiles._encodes[False]
