@@ -14,7 +14,7 @@ from widelimit import validation
 from widelimit.activations.base import Memo
 from widelimit.architecture.mixing import MixMemo, mix, mix_pairs, mixed_mean
 from widelimit.architecture.sites import Sites
-from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges
+from widelimit.architecture.state import Mean, PairState, Params, Ranges, Unweighted
 from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
@@ -28,7 +28,7 @@ NORMALIZATIONS = (None, "mean", "symmetric")
 @final
 @pytree
 @dataclass(frozen=True)
-class Aggregate(Layer):
+class Aggregate(Unweighted):
     """The map is a_i -> sum_j B_ij a_j over the nodes of a graph, B of its adjacency A: no parameters.
 
     Infinite width: Sigma <- B Sigma B'^T and Theta <- B Theta B'^T, two products of matrices a pair of graphs. 1 - rho
@@ -81,9 +81,6 @@ class Aggregate(Layer):
         power = degree if self.normalize == "mean" else safe_sqrt(degree)
         inverse = safe_divide(jnp.ones_like(power), power)
         return inverse[:, :, None] * A * (1 if self.normalize == "mean" else inverse[:, None])
-
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return ()
 
     def apply(self, params: Params, signals: jax.Array) -> jax.Array:
         return self.apply_with(params, signals)

@@ -14,6 +14,7 @@ from widelimit import validation
 from widelimit.activations.base import Memo
 from widelimit.activations.closed.linear import correlate_linear_pieces
 from widelimit.architecture.layers import Affine, Dense, written
+from widelimit.architecture.mixing import correlation_of_sums
 from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import Mean, PairState, Params, Ranges, Scalar, Shape
 from widelimit.architecture.structure import Structure
@@ -310,7 +311,7 @@ class Attention(Affine):
         else:
             mixed, tangent = self._mixed(u, v, pairs), jnp.zeros(())
         mixed, tangent = (_sitewise(array, sizes, batch) if array.ndim else array for array in (mixed, tangent))
-        one_minus = within((x.total - y.total) ** 2 / 2 + mixed - x.spread - y.spread)
+        one_minus = correlation_of_sums(x, y, mixed).one_minus
         if self.scaling == "d":
             tangent = _sitewise(_sum_over(u, pairs.tangent, v), sizes, batch)
         elif self.scores == "identity":

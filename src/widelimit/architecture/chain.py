@@ -17,7 +17,8 @@ import numpy as np
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.layers import Activate
-from widelimit.architecture.sites import Sites, first_of_pair, pairs_of_equal_sites, second_of_pair
+from widelimit.architecture.mixing import with_itself
+from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
 from widelimit.architecture.state import (
     Change,
     Layer,
@@ -39,7 +40,7 @@ from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance
+from widelimit.signals import Variance
 
 
 def branch_of(layers: Sequence[Any], path: str) -> tuple[Layer, ...]:
@@ -107,17 +108,9 @@ def with_sites(layer: Layer, before: Parts, after: Parts, memo: Memo) -> Parts:
     first, second = (jax.tree.map(partial(of, axes=axes, beside=1), memo) for of in (first_of_pair, second_of_pair))
     states = after_layer(layer, first, second, tuple(part.variance.among for part in before))
     if layer.mixes_sites:
-        states = tuple(map(_with_itself, states))
+        states = tuple(map(with_itself, states))
     pairs = zip(after, states, strict=True)
     return tuple(part._replace(variance=part.variance._replace(among=state)) for part, state in pairs)
-
-
-def _with_itself(state: PairState) -> PairState:
-    """Set the gap of a site with itself to 0, where sums over sites have left rounding in it."""
-    axes = (state.tangent.ndim - 1) // 2
-    own = pairs_of_equal_sites(state.tangent.shape[:axes], state.tangent.ndim)
-    one_minus = jnp.where(own, 0, state.correlation.one_minus)
-    return PairState(Correlation(one_minus, jnp.where(own, 2, state.correlation.one_plus)), state.tangent)
 
 
 class Combined(Layer, abc.ABC):

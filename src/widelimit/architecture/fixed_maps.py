@@ -14,20 +14,19 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Memo
+from widelimit.architecture.mixing import correlation_of_sums
 from widelimit.architecture.sites import Sites, first_of_pair, per_axis, second_of_pair, sizes
-from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges
+from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Unweighted
 from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.signals import (
-    Correlation,
     Variance,
     deviation_of,
     largest_exponent,
     relative_deviation,
     variance_of,
-    within,
 )
 
 Rows = tuple[tuple[float, ...], ...]
@@ -96,7 +95,7 @@ class _MapMemo(NamedTuple):
     """sum_tu A_it A_iu deviation_t deviation_u inverse_i^2 (1 - rho_tu)/2."""
 
 
-class FixedMap(Layer, abc.ABC):
+class FixedMap(Unweighted, abc.ABC):
     """The map is a_i -> sum_t A_it a_t over sites, A a matrix given beforehand: no parameters.
 
     Infinite width: Sigma <- A Sigma A^T, Theta <- A Theta A^T. 1 - rho is right to the rounding of the gaps between
@@ -128,9 +127,6 @@ class FixedMap(Layer, abc.ABC):
             raise ValueError(f"{type(self).__name__} works within wl.network(..., inputs=wl.Image(...)) or another.")
         return self.placed
 
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return ()
-
     def apply(self, params: Params, signals: jax.Array) -> jax.Array:
         return self._placed.total(signals, 1)
 
@@ -160,12 +156,7 @@ class FixedMap(Layer, abc.ABC):
         square = jnp.maximum(total**2 - 2 * spread, 0)
         inverse = safe_divide(jnp.ones_like(square), safe_sqrt(square))
         memo = _MapMemo(deviation, inverse, total * inverse, safe_divide(spread, square))
-        first, second = (jax.tree.map(lambda v: of(v, len(axes), 1), memo) for of in (first_of_pair, second_of_pair))  # noqa: B023
-        state = self.pair(first, second, signal.among)
-        own = jnp.eye(math.prod(placed.after), dtype=bool).reshape(*placed.after, *placed.after, 1)
-        one_minus = jnp.where(own, 0, state.correlation.one_minus)
-        after = Variance(square, jnp.broadcast_to(exponent, square.shape)).normalise()
-        return after._replace(among=PairState(Correlation(one_minus, 2 - one_minus), state.tangent)), memo
+        return Variance(square, jnp.broadcast_to(exponent, square.shape)).normalise(), memo
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
         after, memo = self.encode(signal)
@@ -184,8 +175,7 @@ class FixedMap(Layer, abc.ABC):
             return state
         weights, inverse = x.deviation * y.deviation, x.inverse * y.inverse
         mixed, tangent = (placed.both(weights * v) * inverse for v in (state.correlation.one_minus, state.tangent))
-        one_minus = within((x.total - y.total) ** 2 / 2 + mixed - x.spread - y.spread)
-        return PairState(Correlation(one_minus, 2 - one_minus), tangent)
+        return PairState(correlation_of_sums(x, y, mixed), tangent)
 
     @property
     def numbers_per_input(self) -> int:

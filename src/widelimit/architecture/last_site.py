@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from widelimit.activations.base import Memo
 from widelimit.architecture.sites import Sites
-from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges
+from widelimit.architecture.state import Mean, PairState, Params, Ranges, Unweighted
 from widelimit.architecture.structure import Structure
 from widelimit.pytrees import changed, pytree
 from widelimit.signals import Correlation, Variance
@@ -19,7 +19,7 @@ from widelimit.signals import Correlation, Variance
 @final
 @pytree
 @dataclass(frozen=True)
-class LastSite(Layer):
+class LastSite(Unweighted):
     """The map is a -> a(p), p the last site of the input that is there.
 
     Infinite width: Sigma and Theta at the last sites of both inputs; nothing is rounded.
@@ -46,9 +46,6 @@ class LastSite(Layer):
 
     def structure_after(self, structure: Structure) -> None:
         """Return None: one site is left."""
-
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return ()
 
     def apply(self, params: Params, signals: jax.Array) -> jax.Array:
         return self.apply_with(params, signals)

@@ -18,7 +18,18 @@ from widelimit.activations.closed.linear import Identity
 from widelimit.activations.names import activation as resolve
 from widelimit.activations.names import name_or_repr
 from widelimit.architecture.sites import Sites
-from widelimit.architecture.state import Change, Layer, Mean, PairState, Params, Ranges, Scalar, Shape, Traits
+from widelimit.architecture.state import (
+    Change,
+    Layer,
+    Mean,
+    PairState,
+    Params,
+    Ranges,
+    Scalar,
+    Shape,
+    Traits,
+    Unweighted,
+)
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -200,7 +211,7 @@ class Dense(Affine):
 @final
 @pytree
 @dataclass(frozen=True)
-class Activate(Layer):
+class Activate(Unweighted):
     """The map is a -> phi(a). Infinite width: Theta <- Theta E[phi'(u) phi'(v)].
 
     Args:
@@ -218,9 +229,6 @@ class Activate(Layer):
 
     def __repr__(self) -> str:
         return f"Activate({name_or_repr(self.activation)})"
-
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return ()
 
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         return self.activation(signals)
@@ -291,7 +299,7 @@ def mean_share(activation: Activation, signal: Variance, after: Variance) -> jax
 @final
 @pytree
 @dataclass(frozen=True)
-class Scale(Layer):
+class Scale(Unweighted):
     """The map is a -> factor a, factor > 0 a number that the search for hyper-parameters sees."""
 
     factor: Scalar
@@ -308,9 +316,6 @@ class Scale(Layer):
     def multiple(self) -> Scalar | None:
         return self.factor
 
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return ()
-
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         return signals * jnp.asarray(self.factor, signals.dtype)
 
@@ -324,7 +329,7 @@ class Scale(Layer):
 @final
 @pytree
 @dataclass(frozen=True)
-class Dropout(Layer):
+class Dropout(Unweighted):
     """The map is a -> a mask/keep, mask_i = 1 with probability `keep` for every signal of every input, else 0.
 
     Infinite width: the mean square is divided by keep, covariances stay, so that K(x, x) is another value than that of
@@ -341,9 +346,6 @@ class Dropout(Layer):
 
     def __repr__(self) -> str:
         return f"Dropout({float(self.keep)!r})"
-
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return ()
 
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         return signals

@@ -44,24 +44,38 @@ def mix(signal: Variance, matrix: jax.Array) -> tuple[Variance, MixMemo]:
     square = jnp.maximum(total**2 - 2 * spread, 0)
     root = safe_sqrt(square)
     memo = MixMemo(safe_divide(weights, root), safe_divide(total, root), safe_divide(spread, square))
+    # Here, not by `with_sites`: gaps of nodes that coincide keep fewer digits there, where products round otherwise.
     x, y = (MixMemo(*(of(leaf, 1, 1) for leaf in memo)) for of in (first_of_pair, second_of_pair))
-    among = mix_pairs(x, y, signal.among)
-    own = pairs_of_equal_sites(among.tangent.shape[:1], among.tangent.ndim)
-    one_minus = jnp.where(own, 0, among.correlation.one_minus)
+    among = with_itself(mix_pairs(x, y, signal.among))
     after = Variance(square, jnp.broadcast_to(exponent, square.shape)).normalise()
-    return after._replace(among=PairState(Correlation(one_minus, 2 - one_minus), among.tangent)), memo
+    return after._replace(among=among), memo
+
+
+def with_itself(state: PairState) -> PairState:
+    """Set the gap of a site with itself to 0, where sums over sites have left rounding in it."""
+    axes = (state.tangent.ndim - 1) // 2
+    own = pairs_of_equal_sites(state.tangent.shape[:axes], state.tangent.ndim)
+    one_minus = jnp.where(own, 0, state.correlation.one_minus)
+    return PairState(Correlation(one_minus, jnp.where(own, 2, state.correlation.one_plus)), state.tangent)
+
+
+def correlation_of_sums(x: Any, y: Any, mixed: jax.Array) -> Correlation:
+    """1 - rho = (M - M')^2/2 + sum_tu M_t M'_u (1 - rho_tu) - spread - spread': an energy distance.
+
+    x, y: memos with `total`, M, and `spread`; mixed: the double sum.
+    """
+    one_minus = within((x.total - y.total) ** 2 / 2 + mixed - x.spread - y.spread)
+    return Correlation(one_minus, 2 - one_minus)
 
 
 def mix_pairs(x: MixMemo, y: MixMemo, state: PairState, *, tangent: bool = True) -> PairState:
-    """1 - rho = (M - M')^2/2 + sum_tu M_t M'_u (1 - rho_tu) - spread - spread'; Theta <- A Theta A'^T.
+    """Apply `correlation_of_sums`, and Theta <- A Theta A'^T.
 
     Right to the rounding of the gaps between sites: two products of matrices, where a Kronecker product takes T^2 more.
     Without `tangent` Theta is 0, and stays so.
     """
-    mixed = mean_over(x, y, state.correlation.one_minus)
-    one_minus = within((x.total - y.total) ** 2 / 2 + mixed - x.spread - y.spread)
-    theta = mean_over(x, y, state.tangent) if tangent else state.tangent
-    return PairState(Correlation(one_minus, 2 - one_minus), theta)
+    correlation = correlation_of_sums(x, y, mean_over(x, y, state.correlation.one_minus))
+    return PairState(correlation, mean_over(x, y, state.tangent) if tangent else state.tangent)
 
 
 def mean_over(x: MixMemo, y: MixMemo, array: jax.Array) -> jax.Array:

@@ -16,7 +16,19 @@ from widelimit import validation
 from widelimit.activations.base import Memo
 from widelimit.architecture.pooling import Flatten
 from widelimit.architecture.sites import Sites
-from widelimit.architecture.state import Layer, Mean, PairState, Params, Part, Parts, Ranges, Traits, as_it_is, merge
+from widelimit.architecture.state import (
+    Layer,
+    Mean,
+    PairState,
+    Params,
+    Part,
+    Parts,
+    Ranges,
+    Traits,
+    Unweighted,
+    as_it_is,
+    merge,
+)
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -40,7 +52,7 @@ SPREAD = "spread"
 @final
 @pytree
 @dataclass(frozen=True)
-class LayerNorm(Layer):
+class LayerNorm(Unweighted):
     """The map is a -> (a - m)/s with mean m and standard deviation s over the width; 0 where s = 0.
 
     Infinite width: rho <- (rho - m m'/(r r'))/(...), r the root mean square; nothing but the variance changes where the
@@ -74,9 +86,6 @@ class LayerNorm(Layer):
                 f"of rows it is LayerNorm()."
             )
         return changed(self, sites=sites), sites
-
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return ()
 
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         axes = -1 if self.over == "channels" else tuple(range(1, signals.ndim))

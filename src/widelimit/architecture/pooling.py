@@ -14,17 +14,17 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Memo
+from widelimit.architecture.mixing import correlation_of_sums
 from widelimit.architecture.sites import (
     PADDINGS,
     Sites,
     Windows,
     first_of_pair,
-    pairs_of_equal_sites,
     second_of_pair,
     sizes,
     windows,
 )
-from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Shape, Traits
+from widelimit.architecture.state import Mean, PairState, Params, Ranges, Shape, Traits, Unweighted
 from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
@@ -36,20 +36,16 @@ from widelimit.signals import (
     largest_exponent,
     relative_deviation,
     variance_of,
-    within,
 )
 
 
-class _Channelwise(Layer):
+class _Channelwise(Unweighted):
     """The layer has no parameters, acts on every channel, and leaves a structure of no sites."""
 
     sitewise: ClassVar[bool] = False
 
     def structure_after(self, structure: Structure) -> Structure | None:
         return None
-
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return ()
 
 
 @final
@@ -243,15 +239,8 @@ class AveragePool(_Channelwise):
         square = jnp.maximum(total**2 - 2 * spread, 0)
         root = safe_sqrt(square)
         memo = _PoolMemo(*(safe_divide(v, r) for v, r in ((weights, root), (total, root), (spread, square))))
-        across = (
-            _PoolMemo(*(first_of_pair(v, axes, 1) for v in memo)),
-            _PoolMemo(*(second_of_pair(v, axes, 1) for v in memo)),
-        )
-        among = self._without_own(self.pair(*across, signal.among))
-        mean = Variance(
-            square / self._divisor(signal.structure) ** 2, jnp.broadcast_to(exponent, square.shape)
-        ).normalise()
-        return mean._replace(among=among), memo
+        value = square / self._divisor(signal.structure) ** 2
+        return Variance(value, jnp.broadcast_to(exponent, square.shape)).normalise(), memo
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
         after, memo = self.encode(signal)
@@ -262,9 +251,7 @@ class AveragePool(_Channelwise):
     def pair(self, x: _PoolMemo, y: _PoolMemo, state: PairState) -> PairState:
         """1 - rho = (M - M')^2/2 + sum_ij M_i M'_j (1 - rho_ij) - spread - spread', an energy distance."""
         mixed = self._mean_over(x.weights, y.weights, state.correlation.one_minus)
-        one_minus = within((x.total - y.total) ** 2 / 2 + mixed - x.spread - y.spread)
-        tangent = self._mean_over(x.weights, y.weights, state.tangent)
-        return PairState(Correlation(one_minus, 2 - one_minus), tangent)
+        return PairState(correlation_of_sums(x, y, mixed), self._mean_over(x.weights, y.weights, state.tangent))
 
     def _in_windows(self, array: jax.Array) -> jax.Array:
         """Return the array (*S, n) at the taps of all windows, (taps, *S, n); itself where one window is all."""
@@ -284,12 +271,6 @@ class AveragePool(_Channelwise):
                 taps = zip(weights, self.placed.each(array, first), strict=True)
                 array = functools.reduce(operator.add, (w * a for w, a in taps))
         return array
-
-    def _without_own(self, state: PairState) -> PairState:
-        """Set the gap of a window with itself to 0."""
-        itself = pairs_of_equal_sites(self.placed.after, state.tangent.ndim)
-        one_minus = jnp.where(itself, 0, state.correlation.one_minus)
-        return PairState(Correlation(one_minus, 2 - one_minus), state.tangent)
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
         """Return a grid of deviations after the layer: from 0, where neighbours cancel, to those before, or sums."""

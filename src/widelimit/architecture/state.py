@@ -369,6 +369,13 @@ class Layer(abc.ABC):
         return self
 
 
+class Unweighted(Layer, abc.ABC):
+    """The layer has no parameters."""
+
+    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
+        return ()
+
+
 def through(layers: tuple[Layer, ...], X: jax.Array) -> jax.Array:
     """Return inputs after layers without parameters."""
     return functools.reduce(lambda X, layer: layer.apply((), X), layers, X)

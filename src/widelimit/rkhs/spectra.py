@@ -12,9 +12,10 @@ import scipy.special
 from widelimit import validation
 from widelimit.compute import linalg
 from widelimit.compute.linalg import EPS
-from widelimit.inference.training_set import inputs_alone, scalar_kernel
+from widelimit.inference.training_set import scalar_kernel
 from widelimit.kernels.base import Kernel
-from widelimit.rkhs.spherical import spherical_eigenvalues
+from widelimit.rkhs.diagnostics import eigenvalues
+from widelimit.rkhs.spherical import refuse_other_kernels, spherical_eigenvalues
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
@@ -105,8 +106,8 @@ def spectrum(
     if (X is None) == (on is None):
         raise TypeError('spectrum takes rows X, or on="circle", "sphere" or "hypercube"; one of the two.')
     if X is not None:
-        data = inputs_alone(k, X)
-        values = linalg.eigenvalues(data.gram(beside=1))[::-1] / len(data.X)
+        values = eigenvalues(k, X)
+        values = values / len(values)
         return Spectrum(np.maximum(values, 0.0), error=linalg.rounding(len(values), float(values[0])))
     validation.choice("on", on, DOMAINS)
     if on == "circle" and dimension != 2:
@@ -152,9 +153,4 @@ def _refuse_other_differences(k: Kernel, corners: np.ndarray, profile: np.ndarra
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (64, corners.shape[1])) * abs(corners[0, 0])
     here = np.diagonal(np.asarray(k.cross(signs[:32], signs[32:])))
     there = profile[np.sum(signs[:32] != signs[32:], axis=1)]
-    gap = float(np.abs(here - there).max())
-    if gap > math.sqrt(EPS) * 10 * abs(float(profile[0])):
-        raise ValueError(
-            f"the kernel is no function of the angle: corners with as many equal signs differ by {gap:.3g} (a length "
-            f"scale for each feature, a feature map, a precomputed matrix)."
-        )
+    refuse_other_kernels("hypercube", float(np.abs(here - there).max()), abs(float(profile[0])))

@@ -163,9 +163,14 @@ def _check_zonal(k: Kernel, profile: Any, dimension: int, radius: float) -> floa
     there = profile(np.arccos(cosines))
     # the angle from arccos of a rounded cosine is right to sqrt(eps) at worst, and kernels are Lipschitz in it
     gap = max(float(np.abs(here - there).max()), float(np.abs(diagonal - trace).max()))
+    refuse_other_kernels(f"sphere of radius {radius:g}", gap, trace)
+    return trace
+
+
+def refuse_other_kernels(domain: str, gap: float, trace: float) -> None:
+    """Refuse a kernel whose values at pairs of one angle differ by a gap beyond rounding. Raises: ValueError."""
     if gap > math.sqrt(EPS) * 10 * trace:
         raise ValueError(
-            f"the kernel is no function of the angle on the sphere: pairs at one angle differ by {gap:.3g} (a length "
+            f"the kernel is no function of the angle on the {domain}: pairs at one angle differ by {gap:.3g} (a length "
             f"scale for each feature, a feature map, a precomputed matrix)."
         )
-    return trace

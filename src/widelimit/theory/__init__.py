@@ -1,1 +1,1 @@
-"""What infinite width predicts beyond one training set: learning curves, finite width, lazy training."""
+"""Infinite width predicts more than one training set: learning curves, finite width, lazy training."""

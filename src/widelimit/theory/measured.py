@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from widelimit.compute import linalg, threads
+from widelimit.compute.krylov import gain
 from widelimit.inference.training_set import EIGENVECTORS, TrainingSet
 from widelimit.shapes import Float
 
@@ -41,8 +42,7 @@ def measure(data: TrainingSet, sizes: np.ndarray, noise: float, time: float, dra
 def _dual(K: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:
     """Compute (1 - exp(-2 K time/n)) K^+ y; K is overwritten."""
     values, vectors = linalg.eigenpairs(K)
-    kept = values > linalg.rounding(len(values), float(values[-1]))
-    lam = np.where(kept, values, 1.0)
-    with linalg.ignore_overflow():
-        share = np.where(kept, -np.expm1(-2 * time * lam / len(lam)) / lam, 0.0)
-    return threads.product(vectors, share[:, None] * threads.product(vectors.T, y))
+    first = np.count_nonzero(values <= linalg.rounding(len(values), float(values[-1])))
+    learned = gain(values[first:], np.array([2 * time / len(values)]), False, 0.0)[0]
+    kept = vectors[:, first:]
+    return threads.product(kept, learned[:, None] * threads.product(kept.T, y))
