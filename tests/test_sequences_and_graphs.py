@@ -245,6 +245,35 @@ def test_sequences_and_graphs_are_learned():
     assert theta.gram(GRAPHS).shape == (3, 3, 1, 1)
 
 
+def shifted(length, last):
+    """Branches that read the sites 0 .. last - 1 and 2 .. last + 1, whose masks differ."""
+    parts = [[wl.layers.Select(list(range(k, k + last))), Dense(1.2, 0.1)] for k in (0, 2)]
+    layers = [wl.layers.Sum(*parts), "relu", GlobalAveragePool(), Dense(*W)]
+    return wl.network(Dense(*W), *layers, inputs=wl.Sequence(length, 2))
+
+
+def test_branches_that_leave_different_sites():
+    """A site is there that all branches leave: as if the sequence filled its array. The first mask had been taken."""
+    net, data = shifted(5, 3), [RNG.standard_normal((t, 2)) for t in (5, 4)]
+    full = shifted(4, 2)
+    K, alone = by_numpy.gram(wl.ntk(net), data), by_numpy.gram(wl.ntk(full), data[1][None])
+    assert abs(alone[0, 0] / K[1, 1] - 1) < 64 * EPS
+    params = net.init(0, width=8, dtype=np.float64)
+    assert np.allclose(full.apply(params, data[1][None]), net.apply(params, data)[1], rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", [wl.layers.Sum, wl.layers.Product, Concatenate])
+def test_branches_without_a_common_site(kind):
+    net = wl.network(
+        Dense(), kind(*([wl.layers.Select(sites), Dense()] for sites in ([0, 3], [3, 0]))),
+        GlobalAveragePool(), Dense(), inputs=wl.Sequence(4, 2),
+    )  # fmt: skip
+    net.rows("X", SERIES[:1])
+    with pytest.raises(ValueError, match=r"X\[1\] has no site that all branches of \w+\(.* leave") as error:
+        net.rows("X", SERIES[:2])
+    assert len(str(error.value)) < 400
+
+
 def network(*layers, inputs):
     return wl.network(*layers, inputs=inputs)
 
