@@ -223,11 +223,6 @@ def test_graphs_of_any_form():
     sparse = [(x, scipy.sparse.csr_array(A)) for x, A in GRAPHS]
     assert np.array_equal(inputs.pack(sparse), inputs.pack(GRAPHS))
     assert inputs.pack([(x.astype(np.float32), A.astype(np.float32)) for x, A in GRAPHS]).dtype == np.float32
-    networkx = pytest.importorskip("networkx")
-    graphs = [networkx.from_numpy_array(A) for A in ADJACENCIES]
-    for graph, (x, _) in zip(graphs, GRAPHS, strict=True):
-        networkx.set_node_attributes(graph, dict(enumerate(x)), "features")
-    assert np.array_equal(inputs.pack(graphs), inputs.pack(GRAPHS))
 
 
 def test_sequences_and_graphs_are_learned():
@@ -315,6 +310,7 @@ BAD = {
         ).gram(np.ones((1, 10**6, 1))),
         "pairs of 1000000 sites",
     ),
+    "random scores": (lambda: wl.gnn(inputs=GRAPH, readout="attention"), "not Gaussian; take"),
     "no graph": (lambda: wl.gnn(inputs=SEQUENCE), "wl.Graph"),
     "sphere": (
         lambda: wl.NNGPRegressor(network=wl.gnn(inputs=GRAPH), normalize="sphere").fit(GRAPHS, [1.0, 2.0, 3.0]),
