@@ -123,6 +123,10 @@ def test_the_session_of_the_documentation(tmp_path, monkeypatch):
     assert zarr.open("graphs.zarr").shape == (30, 30)
 
 
+FALLING = CSR.indptr.astype(np.uint32)
+FALLING[5] = 0
+
+
 def lists(**columns):
     return pl.DataFrame(columns)
 
@@ -151,6 +155,8 @@ BAD = {
     "edges of no node": (GRAPH, {"X": X, "lengths": [2, 1, 5, 2], "A": A + np.ones((5, 5))}, "nodes that are not"),
     "few nodes": (GRAPH, {"X": X, "lengths": LENGTHS, "A": A[:, :4, :4]}, r"A has shape \(4, 4, 4\)"),
     "no CSR": (GRAPH, {"X": ROW, "offsets": OFFSETS, **PARTS, "A_indptr": CSR.indptr[:-1]}, "no CSR matrix of 11"),
+    "ends that fall": (GRAPH, {"X": ROW, "offsets": OFFSETS, **PARTS, "A_indptr": FALLING}, "must not fall"),
+    "none at all": (GRAPH, {"X": X[:0], "lengths": LENGTHS[:0], "A": A[:0]}, "at least one graph"),
     "a node beyond": (GRAPH, {"X": ROW, "offsets": OFFSETS, **PARTS, "A_indices": CSR.indices + 5}, "0 to 10"),
     "an edge between": (GRAPH, {"X": ROW, "offsets": [0, 2, 4, 9, 11], **PARTS}, "of the graphs 0 and 1"),
     "a graph table": (GRAPH, lists(a=[[1.0]]), "graphs are read from .npz"),

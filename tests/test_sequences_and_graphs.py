@@ -240,6 +240,38 @@ def test_sequences_and_graphs_are_learned():
     assert theta.gram(GRAPHS).shape == (3, 3, 1, 1)
 
 
+USED = {
+    "attention": (wl.Sequence(4, 2), SERIES, [Dense(), wl.layers.Attention(heads=2, head_size=3), GlobalAveragePool()]),
+    "recurrence": (wl.Sequence(4, 2), SERIES, [wl.layers.Recurrent("relu", weight_std=1.2, readout="last")]),
+    "graphs": (wl.Graph(4, 2), GRAPHS, [Aggregate(), Dense(), "relu", GlobalSumPool()]),
+}  # fmt: skip
+
+
+@pytest.mark.claims
+@pytest.mark.slow
+@pytest.mark.parametrize("name", USED)
+def test_lists_are_used_as_rows_are(name):
+    """Training, empirical kernels and inference take lists: the numbers of rows, those of plain Jacobians."""
+    inputs, data, layers = USED[name]
+    net, y = wl.network(*layers, Dense(), inputs=inputs), np.array([1.0, -1.0, 2.0])
+    params, rows = net.init(0, width=6, dtype=np.float64), inputs.pack(data)
+
+    def trained(X):
+        return wl.train(net.apply, params, X, y, learning_rate=0.01, steps=5, progress=False).history.loss
+
+    assert np.array_equal(trained(data), trained(rows))
+    theta = wl.empirical_ntk(net.apply, params).gram(data)[..., 0, 0]
+    with jax.enable_x64(True):
+        leaves = jax.tree.leaves(jax.jacrev(net.signals_of)(params, jnp.asarray(rows)))
+        flat = [np.asarray(leaf).reshape(len(rows), -1) for leaf in leaves]
+    assert distance(theta, sum(J @ J.T for J in flat)) < 64 * EPS
+    assert distance(theta, sum(J @ J.T for J in flat[:-1])) > 1e-3
+    flow = wl.gradient_flow(wl.ntk(net), data, y)
+    assert np.array_equal(flow.predict(data, 1.0), flow.predict(rows, 1.0))
+    model = wl.NTKRegressor(network=net, noise=0.1, hyperparameters="fixed").fit(data, y)
+    assert np.array_equal(model.predict(data), model.predict(rows))
+
+
 def shifted(length, last):
     """Branches that read the sites 0 .. last - 1 and 2 .. last + 1, whose masks differ."""
     parts = [[wl.layers.Select(list(range(k, k + last))), Dense(1.2, 0.1)] for k in (0, 2)]

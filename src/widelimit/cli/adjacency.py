@@ -57,7 +57,8 @@ def _sparse(given: Mapping[str, np.ndarray], sizes: list[int]) -> list[Any]:
             f"A_data, A_indices and A_indptr are no CSR matrix of {total} nodes: A_indptr has {total + 1} integers "
             f"from 0 to the number of entries, len(A_data) = len(A_indices)."
         )
-    counts, columns = np.diff(indptr).astype(np.int64), indices.astype(np.int64)
+    ends, columns = indptr.astype(np.int64), indices.astype(np.int64)
+    counts = ends[1:] - ends[:-1]
     if (counts < 0).any() or (columns < 0).any() or (columns >= total).any():
         raise ValueError(f"A_indptr must not fall, and A_indices are nodes, 0 to {total - 1}.")
     graph = np.repeat(np.arange(len(sizes)), sizes)
@@ -66,5 +67,5 @@ def _sparse(given: Mapping[str, np.ndarray], sizes: list[int]) -> list[Any]:
     if (beside := np.flatnonzero(graph[rows] != graph[columns])).size:
         one, other = rows[beside[0]], columns[beside[0]]
         raise ValueError(f"an edge joins the nodes {one} and {other}, of the graphs {graph[one]} and {graph[other]}.")
-    matrix = csr_array((data, columns, indptr.astype(np.int64)), shape=(total, total))
+    matrix = csr_array((data, columns, ends), shape=(total, total))
     return [matrix[i:k, i:k] for i, k in itertools.pairwise(start)]

@@ -164,6 +164,8 @@ def _places(given: dict[str, np.ndarray], inputs: Sequence | Graph) -> list[Any]
     X, how = given["X"], [name for name in PARTS[1:] if name in given]
     if len(how) > 1:
         raise ValueError(f"it has {' and '.join(how)}; one of them says which sites are there, leave the others out.")
+    if not X.size:
+        raise ValueError(f"X has shape {X.shape}; at least one {inputs.kind} is needed.")
     flat = X.ndim == 1 or (X.ndim == 2 and "offsets" in given)
     if X.ndim != 3 and not (inputs.features == 1 and X.ndim == 2) and not flat:
         raise ValueError(
