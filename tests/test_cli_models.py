@@ -226,9 +226,10 @@ def test_predictions_in_json(folder, fitted):
 
 def test_predictions_of_parts_are_those_of_the_whole(folder, fitted, monkeypatch):
     assert fitted.exit_code == 0
-    whole = models.predict(folder / "m.npz", folder / "train.csv", std=True, quiet=True).frame
+    stored = models.load(folder / "m.npz", quiet=True)
+    whole = models.predict(folder / "m.npz", stored, folder / "train.csv", std=True, quiet=True).frame
     monkeypatch.setattr(models, "PREDICTED_ROWS", 25)
-    parts = models.predict(folder / "m.npz", folder / "train.csv", std=True, quiet=True).frame
+    parts = models.predict(folder / "m.npz", stored, folder / "train.csv", std=True, quiet=True).frame
     # The order of sums may differ: n eps of the values.
     np.testing.assert_allclose(parts.to_numpy(), whole.to_numpy(), rtol=1000 * ROWS * np.finfo(float).eps)
 

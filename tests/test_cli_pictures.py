@@ -64,7 +64,7 @@ def test_arrays_of_npz(folder):
 
 def test_the_task_of_labels():
     def task(*labels):
-        return picture_models._task(pathlib.Path("a.npz"), pl.Series("y", labels))[0]
+        return picture_models.decide_task(pathlib.Path("a.npz"), pl.Series("y", labels))[0]
 
     assert task(*range(20), *range(20)) == "classification"  # above 10 integers, that a table takes for numbers
     assert task(*range(20)) == "regression"

@@ -213,6 +213,14 @@ def unsquared_values(monkeypatch):
     monkeypatch.setattr(Attention, "_dense", dense)
 
 
+def averaged_by_columns(monkeypatch):
+    """A D^-1 in the place of D^-1 A: each node is shared out among its neighbours."""
+    from widelimit.architecture.aggregation import Aggregate
+    from widelimit.architecture.mixing import mix
+
+    monkeypatch.setattr(Aggregate, "encode", lambda self, signal: mix(signal, self.matrix(signal.structure).mT.T))
+
+
 def lost_variance(monkeypatch):
     """The error of the mean prediction instead of the mean error of predictions."""
     from widelimit.theory import generalization
@@ -223,6 +231,7 @@ def lost_variance(monkeypatch):
 
 PLANTS = [
     (unsquared_values, "transformer_limit"),
+    (averaged_by_columns, "graph_limit"),
     (lost_variance, "learning_curves"),
     (large_flattened, "pooling_averages_shifts"),
     (xavier, "networks_are_gaussian"),
@@ -255,7 +264,7 @@ FEW = ("gaussian_vectors", "outputs_are_independent", "primal_is_dual", "minimum
 """Those that `make test` runs; `make test-claims` runs all others."""
 
 
-SLOW = ("transformer_limit",)
+SLOW = ("transformer_limit", "graph_limit")
 """Those of over a minute, which `make test-slow` runs."""
 
 

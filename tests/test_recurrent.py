@@ -309,3 +309,25 @@ def test_a_product_of_one_branch_is_the_branch():
     X, layers = RNG.standard_normal((3, 2)), [Dense(1.2), "relu"]
     one, known = (wl.ntk(wl.network(Dense(), part, Dense())).gram(X) for part in (Product(layers), Serial(*layers)))
     assert np.allclose(one, known, rtol=1e-14)
+
+
+@pytest.mark.claims
+@pytest.mark.slow
+def test_a_step_of_a_gated_unit_has_the_kernel_of_independent_gates():
+    """z h + (1 - z) n with one gate z, from 2e6 Gaussian draws; a candidate that is a function of h has another one."""
+    gate = [Dense(1.1, 0.3), "sigmoid"]
+    step = wl.layers.Sum(Product(gate, Serial()), Product(gate, [Dense(1.4, 0.2), "tanh"]))
+    X, n, rng = np.array([[1.0, 0.5, -0.3], [0.2, -1.0, 0.8]]), 2_000_000, np.random.default_rng(0)
+    K, S = by_numpy.gram(wl.nngp(wl.network(Dense(1.2, 0.4), step, Dense())), X), 1.2**2 * X @ X.T / 3 + 0.4**2
+
+    def signal(weight, bias):
+        return rng.multivariate_normal(np.zeros(2), weight**2 * S + bias**2, n)
+
+    def largest(candidate):
+        signals = z * h + (1 - z) * np.tanh(candidate)
+        product = signals[:, :, None] * signals[:, None]
+        return np.max(np.abs(product.mean(axis=0) - K) / product.std(axis=0) * np.sqrt(n))
+
+    h, z = signal(1, 0), 1 / (1 + np.exp(-signal(1.1, 0.3)))
+    assert largest(signal(1.4, 0.2)) < 4
+    assert largest(1.4 * h + rng.normal(0, 0.2, (n, 1))) > 20

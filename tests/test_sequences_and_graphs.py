@@ -223,11 +223,6 @@ def test_graphs_of_any_form():
     sparse = [(x, scipy.sparse.csr_array(A)) for x, A in GRAPHS]
     assert np.array_equal(inputs.pack(sparse), inputs.pack(GRAPHS))
     assert inputs.pack([(x.astype(np.float32), A.astype(np.float32)) for x, A in GRAPHS]).dtype == np.float32
-    networkx = pytest.importorskip("networkx")
-    graphs = [networkx.from_numpy_array(A) for A in ADJACENCIES]
-    for graph, (x, _) in zip(graphs, GRAPHS, strict=True):
-        networkx.set_node_attributes(graph, dict(enumerate(x)), "features")
-    assert np.array_equal(inputs.pack(graphs), inputs.pack(GRAPHS))
 
 
 def test_sequences_and_graphs_are_learned():
@@ -243,6 +238,67 @@ def test_sequences_and_graphs_are_learned():
     assert run.history.loss[-1] < run.history.loss[0] / 2
     theta = wl.empirical_ntk(net.apply, params)
     assert theta.gram(GRAPHS).shape == (3, 3, 1, 1)
+
+
+USED = {
+    "attention": (wl.Sequence(4, 2), SERIES, [Dense(), wl.layers.Attention(heads=2, head_size=3), GlobalAveragePool()]),
+    "recurrence": (wl.Sequence(4, 2), SERIES, [wl.layers.Recurrent("relu", weight_std=1.2, readout="last")]),
+    "graphs": (wl.Graph(4, 2), GRAPHS, [Aggregate(), Dense(), "relu", GlobalSumPool()]),
+}  # fmt: skip
+
+
+@pytest.mark.claims
+@pytest.mark.slow
+@pytest.mark.parametrize("name", USED)
+def test_lists_are_used_as_rows_are(name):
+    """Training, empirical kernels and inference take lists: the numbers of rows, those of plain Jacobians."""
+    inputs, data, layers = USED[name]
+    net, y = wl.network(*layers, Dense(), inputs=inputs), np.array([1.0, -1.0, 2.0])
+    params, rows = net.init(0, width=6, dtype=np.float64), inputs.pack(data)
+
+    def trained(X):
+        return wl.train(net.apply, params, X, y, learning_rate=0.01, steps=5, progress=False).history.loss
+
+    assert np.array_equal(trained(data), trained(rows))
+    theta = wl.empirical_ntk(net.apply, params).gram(data)[..., 0, 0]
+    with jax.enable_x64(True):
+        leaves = jax.tree.leaves(jax.jacrev(net.signals_of)(params, jnp.asarray(rows)))
+        flat = [np.asarray(leaf).reshape(len(rows), -1) for leaf in leaves]
+    assert distance(theta, sum(J @ J.T for J in flat)) < 64 * EPS
+    assert distance(theta, sum(J @ J.T for J in flat[:-1])) > 1e-3
+    flow = wl.gradient_flow(wl.ntk(net), data, y)
+    assert np.array_equal(flow.predict(data, 1.0), flow.predict(rows, 1.0))
+    model = wl.NTKRegressor(network=net, noise=0.1, hyperparameters="fixed").fit(data, y)
+    assert np.array_equal(model.predict(data), model.predict(rows))
+
+
+def shifted(length, last):
+    """Branches that read the sites 0 .. last - 1 and 2 .. last + 1, whose masks differ."""
+    parts = [[wl.layers.Select(list(range(k, k + last))), Dense(1.2, 0.1)] for k in (0, 2)]
+    layers = [wl.layers.Sum(*parts), "relu", GlobalAveragePool(), Dense(*W)]
+    return wl.network(Dense(*W), *layers, inputs=wl.Sequence(length, 2))
+
+
+def test_branches_that_leave_different_sites():
+    """A site is there that all branches leave: as if the sequence filled its array. The first mask had been taken."""
+    net, data = shifted(5, 3), [RNG.standard_normal((t, 2)) for t in (5, 4)]
+    full = shifted(4, 2)
+    K, alone = by_numpy.gram(wl.ntk(net), data), by_numpy.gram(wl.ntk(full), data[1][None])
+    assert abs(alone[0, 0] / K[1, 1] - 1) < 64 * EPS
+    params = net.init(0, width=8, dtype=np.float64)
+    assert np.allclose(full.apply(params, data[1][None]), net.apply(params, data)[1], rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", [wl.layers.Sum, wl.layers.Product, Concatenate])
+def test_branches_without_a_common_site(kind):
+    net = wl.network(
+        Dense(), kind(*([wl.layers.Select(sites), Dense()] for sites in ([0, 3], [3, 0]))),
+        GlobalAveragePool(), Dense(), inputs=wl.Sequence(4, 2),
+    )  # fmt: skip
+    net.rows("X", SERIES[:1])
+    with pytest.raises(ValueError, match=r"X\[1\] has no site that all branches of \w+\(.* leave") as error:
+        net.rows("X", SERIES[:2])
+    assert len(str(error.value)) < 400
 
 
 def network(*layers, inputs):
@@ -286,6 +342,7 @@ BAD = {
         ).gram(np.ones((1, 10**6, 1))),
         "pairs of 1000000 sites",
     ),
+    "random scores": (lambda: wl.gnn(inputs=GRAPH, readout="attention"), "not Gaussian; take"),
     "no graph": (lambda: wl.gnn(inputs=SEQUENCE), "wl.Graph"),
     "sphere": (
         lambda: wl.NNGPRegressor(network=wl.gnn(inputs=GRAPH), normalize="sphere").fit(GRAPHS, [1.0, 2.0, 3.0]),

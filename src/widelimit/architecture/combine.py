@@ -30,7 +30,7 @@ from widelimit.architecture.state import (
     as_it_is,
     weighted_sum,
 )
-from widelimit.architecture.structure import Structure
+from widelimit.architecture.structure import Structure, joined
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -120,8 +120,9 @@ class Branches(Combined, abc.ABC):
         return self._together([part.apply_with(own, signals, structure, k) for part, own, k in parts])
 
     def structure_after(self, structure: Structure) -> Structure | None:
-        first, *_ = [part.structure_after(structure) for part in self.parts]
-        return first
+        found = [part.structure_after(structure) for part in self.parts]
+        after = [one for one in found if one is not None]  # None beside others: one site, which all inputs have
+        return joined(after, repr(self)) if after else None
 
     def count(self, shape: Shape) -> int:
         return sum(part.count(own) for part, own in zip(self.parts, shape, strict=True))

@@ -55,9 +55,14 @@ def gnn(
         parameterization: as in `mlp`.
 
     Raises:
-        ValueError, TypeError: as `network`; `inputs` are no graphs.
+        ValueError, TypeError: as `network`; `inputs` are no graphs; a readout by attention, which has no limit.
     """
     _require_graphs(inputs)
+    if str(readout) == "attention":
+        raise ValueError(
+            'readout="attention" has no closed limit: random scores of the nodes weigh all channels alike, and the sum '
+            'is not Gaussian; take "sum" or "mean", behind layers.Attention() (docs/sequences_and_graphs.md).'
+        )
     validation.choice("readout", readout, tuple(READOUTS))
     dense = Dense(validation.deviation("weight_std", weight_std), validation.deviation("bias_std", bias_std, zero=True))
     per_node = [dense, branch_of([activation], "activation")[0]]

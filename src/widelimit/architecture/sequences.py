@@ -275,7 +275,7 @@ class Graph(_Masked):
     def _graph(self, place: str, graph: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return signals and adjacency of one graph. Raises: TypeError, ValueError."""
         if type(graph).__module__.startswith("networkx"):
-            graph = _of_networkx(place, graph)
+            graph = _of_networkx(place, graph, self.features)
         if not isinstance(graph, (list, tuple)) or len(graph) != 2:
             raise TypeError(
                 f"{place} must be (signals, adjacency), arrays (t, {self.features}) and (t, t), or a networkx graph; "
@@ -301,7 +301,7 @@ class Graph(_Masked):
         }
 
 
-def _of_networkx(place: str, graph: Any) -> tuple[Any, Any]:
+def _of_networkx(place: str, graph: Any, features: int) -> tuple[Any, Any]:
     """Return signals and adjacency of a networkx graph. Raises: ValueError: nodes without features."""
     from networkx import to_scipy_sparse_array
 
@@ -311,6 +311,6 @@ def _of_networkx(place: str, graph: Any) -> tuple[Any, Any]:
             f'{place}: every node of a networkx graph needs the attribute "features", an array: graph.nodes[v]'
             f'["features"] = [1.0].'
         )
-    return np.stack([np.atleast_1d(value) for value in values]) if values else np.zeros((0, 1)), to_scipy_sparse_array(
-        graph
-    ).toarray() if values else np.zeros((0, 0))
+    if not values:
+        return np.zeros((0, features)), np.zeros((0, 0))
+    return np.stack([np.atleast_1d(value) for value in values]), to_scipy_sparse_array(graph)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, final
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple, final
 
 import jax
+import numpy as np
 
+from widelimit import validation
 from widelimit.shapes import Float
 
 
@@ -26,3 +30,18 @@ class Structure(NamedTuple):
     def sites(self) -> Float[jax.Array, " n"]:
         """Return the number of sites that are there, at least 1."""
         return self.mask.sum(axis=1).clip(1)
+
+
+def joined(branches: Sequence[Structure], name: str) -> Structure:
+    """Return which sites are there behind branches that meet site by site: those that all of them have.
+
+    Raises: ValueError: none is left of an input.
+    """
+    masks: list[Any] = [structure.mask for structure in branches]
+    mask = functools.reduce(lambda one, other: one * other, masks)
+    if not validation.traced(mask) and not (there := np.asarray(mask).any(axis=1)).all():
+        raise ValueError(
+            f"X[{int(np.argmin(there))}] has no site that all branches of {name:.80} leave: it is too short. Leave the "
+            f"input out, or let the branches read the same sites."
+        )
+    return branches[0]._replace(mask=mask)

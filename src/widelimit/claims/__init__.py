@@ -25,5 +25,6 @@ NAMES: tuple[str, ...] = (
     "pooling_averages_shifts",
     "learning_curves",
     "transformer_limit",
+    "graph_limit",
 )
 """The modules of this package that hold a claim, in the order of the paper, then those of other architectures."""

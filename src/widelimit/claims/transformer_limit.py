@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, slope_check
-from widelimit.claims.statistics import power_law, root_mean_and_error
+from widelimit.claims import limits
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement
 from widelimit.layers import LayerNorm
 
 SEED = 2401
@@ -48,49 +46,20 @@ def network(kind: str, width: int, deviations: Mapping[str, tuple[float, float]]
     return wl.network(*kept, inputs=inputs)  # the last LayerNorm would hide the size of the signals
 
 
-@jax.jit
-def finite(net: wl.Network, params: tuple[object, ...], rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Compute K, as its mean over last layers is given the hidden ones, and Theta of one finite network."""
-    slopes = jax.jacrev(net.signals_of)(params, rows)
-    flat = list(map(_rows, jax.tree.leaves(slopes)))
-    last = list(map(_rows, jax.tree.leaves(slopes[-1])))
-    return sum(row @ row.T for row in last), sum(row @ row.T for row in flat)  # type: ignore[return-value]
-
-
-def _rows(leaf: jax.Array) -> jax.Array:
-    return leaf.reshape(len(leaf), -1)
-
-
-def errors(kind: str, limits: wl.BothKernels, count: int) -> np.ndarray:
+def errors(kind: str, found: wl.BothKernels, count: int) -> np.ndarray:
     """Return rms relative errors of K and Theta and standard errors, (2, 2, widths); count: times NETWORKS."""
-    rows, found = jnp.asarray(TOKENS.reshape(len(TOKENS), -1)), []
-    for width, networks in zip(WIDTHS[kind].tolist(), (count * NETWORKS).tolist(), strict=True):
-        net = network(kind, width, STDS)
-        drawn = (net.init(SEED + 1000 * width + k, width=width) for k in range(networks))
-        squares = [
-            [np.sum((np.asarray(own) - limit) ** 2) / np.sum(limit**2) for own, limit in zip(both, limits, strict=True)]
-            for both in (finite(net, params, rows) for params in drawn)
-        ]
-        found.append([root_mean_and_error(column) for column in np.array(squares).T])
-    return np.array(found).transpose(1, 2, 0)
-
-
-def slopes(kind: str, found: np.ndarray, name: str) -> list[Check]:
-    """Check the exponents of the errors of K and Theta in the width."""
-    widths = WIDTHS[kind].astype(float)
-    return [
-        slope_check(f"{kind}: error of {kernel} in the width, slope{name}", power_law(widths, *own), -0.5, 0.15)
-        for kernel, own in zip(("K", "Theta"), found, strict=True)
-    ]
+    sizes = zip(WIDTHS[kind].tolist(), (count * NETWORKS).tolist(), strict=True)
+    rows = TOKENS.reshape(len(TOKENS), -1)
+    return limits.errors(lambda width: network(kind, width, STDS), rows, found, sizes, SEED)
 
 
 def measured(effort: Effort, name: str, stds: Mapping[str, tuple[float, float]]) -> Measurement:
     """Measure the slopes against the limits with these deviations of queries and keys."""
     checks, data = list[Check](), {}
     for k, kind in enumerate(KINDS):
-        limits = wl.limits(network(kind, 8, stds)).gram(TOKENS.astype(float))
-        data[f"errors{k}"] = errors(kind, limits, effort.pick(quick=1, full=4))
-        checks += slopes(kind, data[f"errors{k}"], name)
+        found = wl.limits(network(kind, 8, stds)).gram(TOKENS.astype(float))
+        data[f"errors{k}"] = errors(kind, found, effort.pick(quick=1, full=4))
+        checks += limits.slopes(WIDTHS[kind].astype(float), data[f"errors{k}"], kind, name)
     return Measurement(tuple(checks), data)
 
 
@@ -108,16 +77,7 @@ def draw(data: Data, control: Data) -> Figure:
     """Draw errors against the width."""
     figure, panels = plots.panels(2)
     for k, (kind, axes) in enumerate(zip(KINDS, panels, strict=True)):
-        widths = WIDTHS[kind].astype(float)
-        for row, color in zip((0, 1), plots.palette(2), strict=True):
-            label = ("K", "Theta")[row]
-            axes.errorbar(
-                widths, data[f"errors{k}"][row][0], data[f"errors{k}"][row][1], fmt="o", color=color, label=label
-            )
-            axes.plot(widths, control[f"errors{k}"][row][0], "x", color=color, label=f"control: {label}")
-        axes.plot(widths, data[f"errors{k}"][0][0][0] * (widths / widths[0]) ** -0.5, color=plots.DATA, linewidth=0.8)
-        axes.set(xscale="log", yscale="log")
-        plots.finish(axes, xlabel="width", ylabel="relative error", title=f"{kind}; line: slope -1/2")
+        limits.draw(axes, WIDTHS[kind].astype(float), data[f"errors{k}"], control[f"errors{k}"], kind)
     return figure
 
 

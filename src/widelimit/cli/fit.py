@@ -29,7 +29,7 @@ def fit(
         Literal["wide", "ntk", "nngp"] | None,
         typer.Option(
             help="A network chosen by evidence, with a scale a column; trained networks; their posterior.",
-            show_default="wide; of images nngp",
+            show_default="wide; of images, sequences and graphs nngp",
         ),
     ] = None,
     report: Annotated[
@@ -38,10 +38,11 @@ def fit(
     parameters: dict[str, Any],
     output: Output,
 ) -> None:
-    """Fit a model to a table or to images, and write it to a file.
+    """Fit a model to a table, to images, or to sequences or graphs, and write it to a file.
 
     Text columns become categories or dates. Options that are not given have the estimator's default. Of images,
-    --network is a file, convnet (the default), resnet, myrtle5, myrtle7 or myrtle10.
+    --network is a file, convnet (the default), resnet, myrtle5, myrtle7 or myrtle10. Sequences and graphs, .npz or
+    .parquet with columns of lists, need a --network file whose inputs are Sequence(..) or Graph(..).
     """
     from widelimit.cli.files import check_output
 
@@ -65,9 +66,11 @@ def fit(
 
 
 def _fit(table: Path, choices: Any, estimator: str | None, parameters: Any, model: Path, *, quiet: bool) -> Any:
-    """Fit to a table or to images."""
-    from widelimit.cli import models, pictures
+    """Fit to a table, to images, or to the sequences or graphs that --network reads."""
+    from widelimit.cli import models, pictures, structured_models
 
+    if (inputs := structured_models.inputs_given(parameters)) is not None:
+        return structured_models.fit(table, choices, estimator or "nngp", parameters, model, inputs, quiet=quiet)
     if not pictures.is_pictures(table):
         return models.fit(table, choices, estimator or "wide", parameters, model, quiet=quiet)
     from widelimit.cli import picture_models

@@ -15,6 +15,7 @@ from widelimit.cli.held_out import Assessment, HeldOut, assess_classes, assess_r
 from widelimit.cli.models import FitResult
 from widelimit.cli.pictures import Pictures
 from widelimit.cli.reporting import version
+from widelimit.cli.structured import Structured
 from widelimit.columns.column import Column
 from widelimit.displays.dependence import DependenceDisplay
 from widelimit.displays.importance import SHOWN, ImportanceDisplay, learned_scales, shuffle
@@ -57,7 +58,7 @@ def write(path: Path, result: FitResult, warned: Sequence[str], *, quiet: bool) 
 def page(result: FitResult, warned: Sequence[str]) -> str:
     """Make the whole document."""
     y, target, task = result.table.target, result.table.name, result.table.task
-    images = isinstance(result.data, Pictures)
+    what = {Pictures: "images", Structured: "inputs"}.get(type(result.data), "rows")
     found = held_out(result.estimator, result.data.images if isinstance(result.data, Pictures) else result.data.X, y)
     kept = y[found.rows]
     if task == "regression":
@@ -70,13 +71,14 @@ def page(result: FitResult, warned: Sequence[str]) -> str:
         importance, columns = picture_report.importance(result, *_measure(task)), ""
         worst = picture_report.worst(found, kept, result)
     else:
-        importance, columns = _importance(result), _columns(result)
+        tabular = not isinstance(result.data, Structured)
+        importance, columns = (_importance(result), _columns(result)) if tabular else ("", "")
         worst = _worst(found, kept, result) if task == "regression" else ""
     body = "".join(
         [
             f"<h1>{html.escape(target)}, predicted from {html.escape(result.table.path.name)}</h1>",
             f'<p class="meta">{html.escape(type(result.estimator).__name__)} of widelimit {html.escape(version())}, '
-            f"fitted in {result.seconds:.1f} s to {len(y)} {'images' if images else 'rows'}; stored in "
+            f"fitted in {result.seconds:.1f} s to {len(y)} {what}; stored in "
             f"{html.escape(str(result.model))}</p>",
             f'<p class="banner{" failed" * bool(score.remarks or warned)}">{score.summary}</p>',
             _warnings([*warned, *result.data.notes, *score.remarks]),
@@ -109,6 +111,8 @@ def _facts(result: FitResult) -> list[tuple[str, str]]:
     if isinstance(result.data, Pictures):
         height, width, channels = result.data.shape
         rows, own = "images", ("size", f"{height} x {width} pixels, {channels} channels, {result.data.images.dtype}")
+    elif isinstance(result.data, Structured):
+        rows, own = f"{result.data.inputs.kind}s", ("inputs", str(result.data.inputs))
     else:
         schema = result.data.schema
         used = f"{len(schema.columns)} used, which make {len(schema.inputs)} inputs of the model"

@@ -22,7 +22,7 @@ NETWORK = parameter_group("network", **DEFAULTS)
 @with_options(network=NETWORK, output=OUTPUT)
 def kernel(
     *,
-    data: Annotated[Path, typer.Argument(help="Inputs, a row each: .npy, .npz, .csv or .parquet.")],
+    data: Annotated[Path, typer.Argument(help="Inputs, a row each: .npy, .npz, .csv, .parquet; or sequences, graphs.")],
     out: Annotated[str, typer.Option(help="The Zarr array to write, or go on with: a folder, or s3://bucket/K.zarr.")],
     kind: Annotated[Literal["ntk", "nngp"], typer.Option(help="Which kernel of the network.")] = "ntk",
     network: dict[str, Any],
@@ -34,21 +34,20 @@ def kernel(
     scheduler: Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers compute.")] = "",
     output: Output,
 ) -> None:
-    """Write the kernel matrix of a file's rows to disk, tile by tile.
+    """Write the kernel matrix of a file's rows, or of the sequences or graphs of --network, to disk, tile by tile.
 
     The result is a Zarr array whose chunks are the tiles. Called again after an interruption or a kill it goes on where
     it ended. The matrix of another kernel or of other data is never overwritten.
     """
     if "://" not in out and not (parent := Path(out).parent).is_dir():
         raise ValueError(f"--out {out}: there is no folder {parent}; create it (mkdir -p '{parent}').")
-    from widelimit.cli import clients, matrices
-
-    inputs = matrices.cast(matrices.read_matrix(data, array=array, drop=drop), dtype)
     import numpy as np
 
     import widelimit as wl
+    from widelimit.cli import clients, matrices
 
     chosen = chosen_kernel(kind, network)
+    inputs = matrices.cast(_rows(chosen.net, data, array, drop), dtype)
     matrices.require_finite(np.asarray(chosen.diag(inputs)))
     remark = f"the finished tiles are in {out}, and the same command goes on with them"
     with (
@@ -65,6 +64,16 @@ def kernel(
     else:
         size = memory.text(stored.nbytes)
         typer.echo(f"{kind} of {len(inputs)} inputs: {size} of {stored.dtype} in {out}")
+
+
+def _rows(net: Any, data: Path, array: str, drop: list[str]) -> Any:
+    """Read rows, or the sequences or graphs of the network; an array that --array names has rows in any case."""
+    from widelimit.cli import matrices, structured
+
+    inputs = structured.structure_of(net)
+    if inputs is None or array or data.suffix.lower() not in structured.SUFFIXES:
+        return matrices.read_matrix(data, array=array, drop=drop)
+    return structured.read(data, inputs, drop=drop).X
 
 
 def chosen_kernel(kind: str, network: dict[str, Any]) -> Any:

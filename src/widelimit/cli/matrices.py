@@ -49,7 +49,7 @@ def read_matrix(path: Path, *, array: str = "", drop: Sequence[str] = ()) -> np.
         raise ValueError(
             f"--drop {drop[0]}: is for tables, and the columns of {path.name} have no names; leave it out."
         )
-    return _real(path, _array(path, array))
+    return real(path, _array(path, array))
 
 
 def read_arrays(path: Path, choose: Callable[[list[str]], Sequence[str]]) -> np.ndarray | dict[str, np.ndarray]:
@@ -95,7 +95,7 @@ def _array(path: Path, name: str) -> np.ndarray:
     return found
 
 
-def _real(path: Path, found: np.ndarray) -> np.ndarray:
+def real(path: Path, found: np.ndarray) -> np.ndarray:
     """Return the array if it holds real numbers that float64 holds as well."""
     kind = "long doubles" if found.dtype.kind == "f" and found.dtype.itemsize > 8 else NOT_REAL.get(found.dtype.kind)
     if kind:

@@ -19,6 +19,7 @@ from widelimit.cli.files import given_network
 from widelimit.cli.options import TableChoices
 from widelimit.cli.pictures import Pictures
 from widelimit.cli.schema import Schema
+from widelimit.cli.structured import Structured
 from widelimit.cli.training_data import EncodedTable, TargetTable
 from widelimit.columns.encoder import Encoded
 from widelimit.columns.texts import as_text, match_texts
@@ -53,7 +54,7 @@ class FitResult:
 
     table: TargetTable
     data: Any
-    """An `EncodedTable`, or `Pictures`."""
+    """An `EncodedTable`, `Pictures` or `Structured`."""
     estimator: Any
     model: Path
     seconds: float
@@ -92,7 +93,7 @@ class FitResult:
             for name, value in self.chosen().items()
             if name != "network"  # its numbers follow
         )
-        if isinstance(self.data, Pictures):  # whose networks have many numbers
+        if not isinstance(self.data, EncodedTable):  # their networks have many numbers
             chosen = f"{self.estimator.network_.depth} layers"
         model = f"model  {type(self.estimator).__name__}: {chosen}"
         drawn = f" of {self.table.rows}" * (self.table.rows != self.table.frame.height)
@@ -174,7 +175,7 @@ def fit(
 
 def fit_rows(
     table: TargetTable,
-    data: EncodedTable | Pictures,
+    data: EncodedTable | Pictures | Structured,
     made: Any,
     X: Any,
     model: Path,
@@ -184,7 +185,7 @@ def fit_rows(
     quiet: bool,
 ) -> FitResult:
     """Fit an estimator to inputs X and the target of a table, and write it with `extra`. Raises: as `fit`."""
-    what = "images" if isinstance(data, Pictures) else "rows"
+    what = {Pictures: "images", Structured: "inputs"}.get(type(data), "rows")
     with terminal.busy_bar(f"fitting {type(made).__name__} to {len(table.target)} {what}", quiet=quiet):
         made.fit(X, table.target)
     made.set_params(verbose=False)
@@ -243,10 +244,9 @@ def load_schema(path: Path, found: StoredModel) -> Schema:
     return Schema("prediction", task, estimator.encoder_.columns_)
 
 
-def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
-    """Predict the rows of a table. Raises: ValueError: see `load`, `load_schema` and `schema.encode`."""
+def predict(model: Path, stored: StoredModel, path: Path, *, std: bool, quiet: bool) -> Predictions:
+    """Predict the rows of a table. Raises: ValueError: see `load_schema` and `schema.encode`."""
     start = time.perf_counter()
-    stored = load(model, quiet=quiet)
     found = load_schema(model, stored)
     frame = tables.read_raw(path)
     X, notes = schema.encode(found, frame)

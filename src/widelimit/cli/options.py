@@ -25,7 +25,8 @@ TableFile = Annotated[
     Path,
     typer.Argument(
         metavar="TABLE",
-        help="A file with a header: .csv, .tsv, .txt or .parquet; or images: .npz, .npy, a folder of classes.",
+        help="A file with a header: .csv, .tsv, .txt or .parquet; or images: .npz, .npy, a folder of classes; or, with "
+        "--network, sequences or graphs: .npz, .parquet.",
     ),
 ]
 ConfigFile = Annotated[

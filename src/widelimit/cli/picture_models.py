@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from widelimit.cli.pictures import Pictures
 from widelimit.cli.schema import Schema
 from widelimit.cli.training_data import TargetTable
 from widelimit.estimators.classifiers import KernelClassifier
+from widelimit.estimators.persistence import StoredModel
 from widelimit.estimators.preparation import image_normalisation
 from widelimit.estimators.settings import image_of
 
@@ -51,17 +53,13 @@ def _training_data(path: Path, choices: TableChoices) -> tuple[Pictures, TargetT
     if len(data.images) < 2:
         raise ValueError(f"{path}: has 1 image; a model needs at least 2.")
     named = choices.target if path.suffix.lower() == ".npz" else ""
-    rows, name = np.arange(len(data.images)), "class" if path.is_dir() else named or "y"
-    if choices.rows is not None and choices.rows < len(rows):
-        rows = np.sort(np.random.default_rng(choices.seed).choice(rows, choices.rows, replace=False))
-    frame = pl.DataFrame({name: data.target[rows]})
-    task, reason = (choices.task, "by --task") if choices.task else _task(path, frame[name])
-    target = targets.target_values(frame[name], task)
-    drawn = Pictures(path, data.images[rows], target, data.names, data.notes + targets.constant(target, name))
-    return drawn, TargetTable(path, frame, target, task, reason, len(data.images), name)
+    name = "class" if path.is_dir() else named or "y"
+    rows, table = training_data.labelled(path, pl.Series(name, data.target), choices, partial(decide_task, path))
+    notes = data.notes + targets.constant(table.target, name)
+    return Pictures(path, data.images[rows], table.target, data.names, notes), table
 
 
-def _task(path: Path, target: pl.Series) -> tuple[str, str]:
+def decide_task(path: Path, target: pl.Series) -> tuple[str, str]:
     """Decide between classification and regression, and say why; integers that most images share are classes."""
     if path.is_dir():
         return "classification", "the folder has a subfolder for each class"
@@ -112,10 +110,10 @@ def fit(
     return models.fit_rows(table, data, made, data.images, model, extra, start, quiet=quiet)
 
 
-def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> models.Predictions:
+def predict(model: Path, stored: StoredModel, path: Path, *, std: bool, quiet: bool) -> models.Predictions:
     """Predict pictures with a model that reads such. Raises: ValueError: see `pictures.read`; another model."""
     start = time.perf_counter()
-    estimator, extra = models.load(model, quiet=quiet)
+    estimator, extra = stored
     image = image_of(estimator.network)
     if not isinstance(image, Image):
         raise ValueError(f"{path}: holds images, and {model.name} was fitted to a table; give a table.")

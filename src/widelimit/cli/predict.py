@@ -22,7 +22,7 @@ def predict(
     *,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that widelimit fit wrote.")],
     table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="A table with the columns of the training table; or images.")
+        Path, typer.Argument(metavar="TABLE", help="A file of the same kind as at the fit: a table, images, sequences.")
     ],
     std: Annotated[
         bool, typer.Option("--std", help="Also the standard deviation of an observation, or each class's probability.")
@@ -32,9 +32,9 @@ def predict(
     ] = None,
     output: Output,
 ) -> None:
-    """Predict the rows of a table, or images, with a fitted model.
+    """Predict the rows of a table, images, sequences or graphs with a fitted model.
 
-    If the table has the target's column, the predictions are also scored against it; of images, if there are labels.
+    If the table has the target's column, the predictions are also scored against it; of arrays, if there are labels.
     """
     from widelimit.cli.files import check_output
 
@@ -59,14 +59,15 @@ def predict(
 
 
 def _predict(model: Path, table: Path, *, std: bool, quiet: bool) -> Any:
-    """Predict the rows of a table, or images."""
-    from widelimit.cli import models, pictures
+    """Predict the rows of a table, images, sequences or graphs."""
+    from widelimit.cli import models, picture_models, pictures, structured, structured_models
 
-    if not pictures.is_pictures(table):
-        return models.predict(model, table, std=std, quiet=quiet)
-    from widelimit.cli import picture_models
-
-    return picture_models.predict(model, table, std=std, quiet=quiet)
+    stored = models.load(model, quiet=quiet)
+    inputs = structured.structure_of(stored.model.network)
+    if inputs is not None and stored.model.encoder_ is None:
+        return structured_models.predict(stored, inputs, table, std=std, quiet=quiet)
+    kind = picture_models if pictures.is_pictures(table) else models
+    return kind.predict(model, stored, table, std=std, quiet=quiet)
 
 
 def write(frame: pl.DataFrame, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -70,6 +71,19 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
     column = frame[choices.target]
     task, reason = (choices.task, "by --task") if choices.task else targets.decide_task(column)
     return TargetTable(path, frame, targets.target_values(column, task), task, reason, rows, choices.target)
+
+
+def labelled(
+    path: Path, labels: pl.Series, choices: TableChoices, decide: Callable[[pl.Series], tuple[str, str]]
+) -> tuple[np.ndarray, TargetTable]:
+    """Return the rows that are drawn, and their target, of inputs that are no table. Raises: ValueError: unusable."""
+    rows = np.arange(len(labels))
+    if choices.rows is not None and choices.rows < len(rows):
+        rows = np.sort(np.random.default_rng(choices.seed).choice(rows, choices.rows, replace=False))
+    frame = pl.DataFrame({labels.name: labels[rows]})
+    task, reason = (choices.task, "by --task") if choices.task else decide(frame[labels.name])
+    target = targets.target_values(frame[labels.name], task)
+    return rows, TargetTable(path, frame, target, task, reason, len(labels), labels.name)
 
 
 def refuse_contradictions(choices: TableChoices) -> None:
