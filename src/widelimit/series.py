@@ -160,6 +160,17 @@ def polynomial_and_slope(coefficients: Sequence[jax.Array], x: jax.Array) -> tup
     return value, slope
 
 
+def looped_polynomial(coefficients: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute `polynomial_and_slope` as a loop over the first axis of the coefficients, (K, ..)."""
+
+    def step(found: tuple[jax.Array, jax.Array], c: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+        value, slope = found
+        return (value * x + c, slope * x + value), None
+
+    start = jnp.zeros_like(coefficients[0])
+    return jax.lax.scan(step, (start, start), coefficients, reverse=True)[0]
+
+
 def divided_differences(
     table: dict[str, tuple[float, ...]], u: jax.Array, v: jax.Array, w: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -64,7 +64,8 @@ def _tile(A: jax.Array, i: Any, column: Any, edge: int) -> jax.Array:
     return lax.dynamic_slice(A, (i * edge, column * edge), (edge, edge))
 
 
-def _rows(values: jax.Array, i: Any, edge: int) -> jax.Array:
+def rows_of_tile(values: jax.Array, i: Any, edge: int) -> jax.Array:
+    """Return the rows of tile i."""
     return lax.dynamic_slice_in_dim(values, i * edge, edge)
 
 
@@ -126,7 +127,7 @@ def fill(form: Layout, A: jax.Array, kernel: PairKernel, features: Features, dia
     one = _number()
 
     def block(i: Any) -> Features:
-        return jax.tree.map(lambda leaf: _rows(leaf, i, edge), features)
+        return jax.tree.map(lambda leaf: rows_of_tile(leaf, i, edge), features)
 
     def pairs(x: Features, y: Features, same: jax.Array) -> jax.Array:
         return kernel.pairwise(x, y, same=same).astype(A.dtype)
@@ -143,7 +144,7 @@ def fill(form: Layout, A: jax.Array, kernel: PairKernel, features: Features, dia
             # The branch is always taken: the tile is not fused, and so not computed again, with what writes it.
             values = lax.cond(i < form.blocks, pairs, nothing, block(i), of_column, i == g)
             inside = (rows[:, None] < form.n) & (columns < form.n)
-            own = jnp.where(rows < form.n, _rows(diagonal, i, edge), 1)[:, None]
+            own = jnp.where(rows < form.n, rows_of_tile(diagonal, i, edge), 1)[:, None]
             values = jnp.where(rows[:, None] == columns, own, jnp.where(inside, values, 0))
             return lax.dynamic_update_slice(A, values.astype(A.dtype), (i * edge, c * edge))
 
@@ -165,21 +166,21 @@ def factorise(form: Layout, A: jax.Array) -> Any:
         c, own = j // p, j % p == one
         before = lax.dynamic_slice_in_dim(A, c * edge, edge, axis=1)
         panel = _shared(before, own, p)
-        corner = lax.linalg.cholesky(_rows(panel, j, edge), symmetrize_input=False)
+        corner = lax.linalg.cholesky(rows_of_tile(panel, j, edge), symmetrize_input=False)
         panel = _put(panel, jnp.tril(corner), j, edge)
 
         def below(i: Any, panel: jax.Array) -> Any:
-            return _put(panel, _divide(corner, _rows(panel, i, edge), left=False, transpose=True), i, edge)
+            return _put(panel, _divide(corner, rows_of_tile(panel, i, edge), left=False, transpose=True), i, edge)
 
         panel = lax.fori_loop(j + 1, blocks, below, panel)
         A = lax.dynamic_update_slice_in_dim(A, jnp.where(own, panel, before), c * edge, axis=1)
 
         def column(c: Any, A: jax.Array) -> Any:
             g = c * p + one
-            right = _rows(panel, g, edge).T
+            right = rows_of_tile(panel, g, edge).T
 
             def tile(i: Any, A: jax.Array) -> Any:
-                left = _tile(A, i, c, edge) - product(_rows(panel, i, edge), right)
+                left = _tile(A, i, c, edge) - product(rows_of_tile(panel, i, edge), right)
                 return lax.dynamic_update_slice(A, left, (i * edge, c * edge))
 
             return lax.fori_loop(g, blocks, tile, A)
@@ -210,11 +211,11 @@ def _forward(form: Layout, A: jax.Array, b: jax.Array) -> Any:
         x, taken = state
         c, own = j // p, j % p == one
         corner = _shared(_tile(A, j, c, edge), own, p)
-        known = _total(_rows(taken, j, edge), p)
-        part = _divide(corner, _rows(x, j, edge) - known, left=True, transpose=False)
+        known = _total(rows_of_tile(taken, j, edge), p)
+        part = _divide(corner, rows_of_tile(x, j, edge) - known, left=True, transpose=False)
 
         def below(i: Any, taken: jax.Array) -> Any:
-            return _put(taken, _rows(taken, i, edge) + product(_tile(A, i, c, edge), part), i, edge)
+            return _put(taken, rows_of_tile(taken, i, edge) + product(_tile(A, i, c, edge), part), i, edge)
 
         return _put(x, part, j, edge), lax.fori_loop(j + 1, jnp.where(own, blocks, 0), below, taken)
 
@@ -231,10 +232,10 @@ def _backward(form: Layout, A: jax.Array, b: jax.Array) -> Any:
         corner = _shared(_tile(A, j, c, edge), own, p)
 
         def below(i: Any, known: jax.Array) -> Any:
-            return known + product(_tile(A, i, c, edge).T, _rows(x, i, edge))
+            return known + product(_tile(A, i, c, edge).T, rows_of_tile(x, i, edge))
 
-        known = lax.fori_loop(j + 1, jnp.where(own, blocks, 0), below, jnp.zeros_like(_rows(x, 0, edge)))
-        part = _divide(corner, _rows(x, j, edge) - _shared(known, own, p), left=True, transpose=True)
+        known = lax.fori_loop(j + 1, jnp.where(own, blocks, 0), below, jnp.zeros_like(rows_of_tile(x, 0, edge)))
+        part = _divide(corner, rows_of_tile(x, j, edge) - _shared(known, own, p), left=True, transpose=True)
         return _put(x, part, j, edge)
 
     return lax.fori_loop(0, blocks, step, b)
@@ -264,9 +265,9 @@ def multiply(form: Layout, A: jax.Array, b: jax.Array) -> Any:
         def tile(i: Any, out: jax.Array) -> Any:
             values = _tile(A, i, c, edge)
             values = jnp.where(i == g, jnp.tril(values), values)
-            out = _put(out, _rows(out, i, edge) + product(values, _rows(b, g, edge)), i, edge)
+            out = _put(out, rows_of_tile(out, i, edge) + product(values, rows_of_tile(b, g, edge)), i, edge)
             mirror = jnp.where(i == g, jnp.tril(values, -1), values).T
-            return _put(out, _rows(out, g, edge) + product(mirror, _rows(b, i, edge)), g, edge)
+            return _put(out, rows_of_tile(out, g, edge) + product(mirror, rows_of_tile(b, i, edge)), g, edge)
 
         return lax.fori_loop(g, blocks, tile, out)
 

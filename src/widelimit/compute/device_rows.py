@@ -11,7 +11,8 @@ import numpy as np
 from jax import lax
 
 from widelimit.compute import device_cholesky, devices
-from widelimit.compute.device_cholesky import LARGEST, Layout
+from widelimit.compute.device_cholesky import LARGEST, Layout, rows_of_tile
+from widelimit.compute.device_tiles import diagonal_of
 from widelimit.compute.devices import Location
 from widelimit.compute.implicit import product
 from widelimit.compute.operators import Operator
@@ -27,9 +28,6 @@ def _encode(kernel: PairKernel, X: jax.Array) -> tuple[Any, jax.Array]:
     return features, kernel.diagonal(features)
 
 
-_own = jax.jit(lambda kernel, features: kernel.diagonal(features))
-
-
 _add = jax.jit(lambda own, noise: own + noise[:, 0])
 
 
@@ -38,7 +36,7 @@ def _columns(form: Layout, kernel: PairKernel, x: Any, z: Any) -> jax.Array:
     """Compute K(X, Z), (N, m), 0 in rows beyond n; a tile of rows at a time."""
 
     def tile(i: jax.Array) -> jax.Array:
-        rows = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, i * form.edge, form.edge), x)
+        rows = jax.tree.map(lambda leaf: rows_of_tile(leaf, i, form.edge), x)
         values = kernel.pairwise(rows, z)
         return jnp.where((i * form.edge + jnp.arange(form.edge))[:, None] < form.n, values, 0)
 
@@ -101,7 +99,7 @@ class DeviceRows:
         if kernel.traceable:
             return _encode(kernel, X)
         features = kernel.encode(X)
-        return features, _own(kernel, features)
+        return features, diagonal_of(kernel, features)
 
     def padded(self, b: np.ndarray, dtype: Any = np.float64) -> jax.Array:
         """Move (n, c) numbers there, with rows of 0 up to N."""

@@ -94,7 +94,8 @@ def _rectangle(kernel: PairKernel, x: Features, y: Features, out: jax.Array) -> 
 
 
 _whole = jax.jit(lambda kernel, x, y: kernel.pairwise(x, y))
-_diagonal = jax.jit(lambda kernel, x: kernel.diagonal(x))
+diagonal_of = jax.jit(lambda kernel, features: kernel.diagonal(features))
+"""Compute K(x, x) of encoded rows in a program of its own."""
 
 
 @jax.jit
@@ -142,7 +143,7 @@ def gram(kernel: PairKernel, X: jax.Array) -> jax.Array:
 
     def compute() -> jax.Array:
         features = kernel.encode(X)
-        own = _diagonal(kernel, features)
+        own = diagonal_of(kernel, features)
         if len(X) <= WHOLE or traced(X, *jax.tree.leaves(kernel)):  # a loop has no derivatives backward
             return jnp.asarray(_whole_symmetric(kernel, features, own))
         return _square(kernel, features, own)
@@ -170,4 +171,4 @@ def diagonal(kernel: PairKernel, X: jax.Array) -> jax.Array:
     """Compute `tiles.diagonal` of a JAX array, traced or not, where it lies."""
     if kernel.eager:
         return _traceable(lambda: jnp.asarray(tiles.diagonal(kernel, np.asarray(X))), kernel, X)
-    return _traceable(lambda: _diagonal(kernel, kernel.encode(X)), kernel, X)
+    return _traceable(lambda: diagonal_of(kernel, kernel.encode(X)), kernel, X)

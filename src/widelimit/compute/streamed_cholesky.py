@@ -17,16 +17,12 @@ from jax import lax
 
 from widelimit import memory
 from widelimit.compute import devices
-from widelimit.compute.device_cholesky import Layout
+from widelimit.compute.device_cholesky import Layout, rows_of_tile
 from widelimit.compute.device_factors import DeviceFactor
 from widelimit.compute.device_rows import PANELS, DeviceRows, first
 from widelimit.compute.implicit import product
 from widelimit.compute.linalg import EPS
 from widelimit.progress import FACTOR, Report, no_progress
-
-
-def _block(values: jax.Array, j: jax.Array, edge: int) -> jax.Array:
-    return lax.dynamic_slice_in_dim(values, j * edge, edge)
 
 
 def _below(form: Layout, j: jax.Array) -> jax.Array:
@@ -46,20 +42,20 @@ def _begin(form: Layout, panel: jax.Array, own: jax.Array, j: jax.Array) -> jax.
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _subtract(form: Layout, panel: jax.Array, column: jax.Array, j: jax.Array) -> jax.Array:
-    return panel - product(column, _block(column, j, form.edge).T)
+    return panel - product(column, rows_of_tile(column, j, form.edge).T)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _divide(form: Layout, panel: jax.Array, j: jax.Array) -> jax.Array:
     """Compute block column j of L; 0 above the diagonal."""
-    corner = jnp.tril(lax.linalg.cholesky(_block(panel, j, form.edge), symmetrize_input=False))
+    corner = jnp.tril(lax.linalg.cholesky(rows_of_tile(panel, j, form.edge), symmetrize_input=False))
     below = jnp.where(_below(form, j), _solved(corner, panel, transpose_a=True), 0)
     return lax.dynamic_update_slice_in_dim(below, corner, j * form.edge, axis=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(form: Layout, column: jax.Array, x: jax.Array, j: jax.Array) -> jax.Array:
-    part = _solved(_block(column, j, form.edge), _block(x, j, form.edge), left_side=True)
+    part = _solved(rows_of_tile(column, j, form.edge), rows_of_tile(x, j, form.edge), left_side=True)
     taken = jnp.where(_below(form, j), product(column, part), 0)
     return lax.dynamic_update_slice_in_dim(x - taken, part, j * form.edge, axis=0)
 
@@ -67,8 +63,8 @@ def _forward(form: Layout, column: jax.Array, x: jax.Array, j: jax.Array) -> jax
 @functools.partial(jax.jit, static_argnums=0)
 def _backward(form: Layout, column: jax.Array, x: jax.Array, j: jax.Array) -> jax.Array:
     known = product(jnp.where(_below(form, j), column, 0).T, x)
-    corner = _block(column, j, form.edge)
-    part = _solved(corner, _block(x, j, form.edge) - known, left_side=True, transpose_a=True)
+    corner = rows_of_tile(column, j, form.edge)
+    part = _solved(corner, rows_of_tile(x, j, form.edge) - known, left_side=True, transpose_a=True)
     return lax.dynamic_update_slice_in_dim(x, part, j * form.edge, axis=0)
 
 

@@ -2,10 +2,9 @@
 
 A chunk has some columns and, for each, the coefficients of 16 functions of the angle: y^(8 q + j) and x y^(8 q + j),
 j < 8, y = 2 x^2 - 1, q its block. A pair costs several times as much as in an unrolled sum; so this is for terms
-beyond the lengths that a compiled program unrolls, and for gradients.
+beyond the lengths that a compiled program unrolls.
 """
 
-from dataclasses import field
 from typing import final
 
 import jax
@@ -34,8 +33,6 @@ class Chunks:
     """(G,): q, or -1 for an empty chunk"""
     even: np.ndarray
     """(G,): 1 for the even part of phi, whose sign is that of rho; else 0."""
-    products: bool = field(default=False, metadata={"static": True})
-    """If True, sums are matrix products, for gradients."""
 
 
 def cut(odd: Expansion | None, even: Expansion | None, *, width: int) -> Chunks:
@@ -92,7 +89,7 @@ def mean_and_slope_by_x(
     start = jnp.zeros(jnp.broadcast_shapes(at.shape, x.columns.shape[2:], y.columns.shape[2:]), at.dtype)
 
     def add(total: jax.Array, rows: jax.Array, columns: jax.Array, block: jax.Array, parity: jax.Array) -> jax.Array:
-        coefficients = list((_product if chunks.products else _unroll)(rows, columns))
+        coefficients = _unroll(rows, columns)
         (even, even_slope), (odd, odd_slope) = (
             series.polynomial_and_slope(coefficients[half::2], square) for half in (0, 1)
         )
@@ -118,11 +115,3 @@ def _unroll(rows: jax.Array, columns: jax.Array) -> list[jax.Array]:
     """Sum over columns the products of rows (C LENGTH, ..) times columns (C, ..)."""
     terms = [[rows[b * LENGTH + k] * columns[b] for b in range(len(columns))] for k in range(LENGTH)]
     return [sum(row[1:], row[0]) for row in terms]
-
-
-def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Compute `_unroll`, (LENGTH, ..), as a matrix product for all pairs, and so its gradient."""
-    parted = rows.reshape(len(columns), LENGTH, *rows.shape[1:])
-    if rows.ndim == 3 and rows.shape[2] == 1 and columns.shape[1] == 1:
-        return jnp.einsum("bkn,bm->knm", parted[..., 0], columns[:, 0], precision="highest")
-    return jnp.sum(parted * columns[:, None], axis=0)

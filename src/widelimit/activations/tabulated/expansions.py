@@ -67,15 +67,30 @@ def contract(expansion: Expansion, x: ExpansionMemo, y: ExpansionMemo) -> list[j
     If all columns have the same number of them, by a matrix product: written out, these sums take most of the seconds
     to compile where kinks coincide.
     """
-    count, length = len(expansion.pattern), max(expansion.pattern)
-    if length > 1 and count * length == len(x.rows) and x.rows.shape[-1] == 1 and y.columns.shape[1:-1] == (1,):
-        parts = x.rows[..., 0].reshape(count, length, -1)
-        return list(jnp.einsum("bkn,bm->knm", parts, y.columns[:, 0], precision="highest"))
+    if max(expansion.pattern) > 1 and _rectangular(expansion) and _matrices(x, y):
+        return list(contract_rectangle(expansion, x, y))
     starts, rows, columns = np.concatenate([[0], np.cumsum(expansion.pattern)]), list(x.rows), list(y.columns)
     return [
         functools.reduce(jnp.add, [rows[starts[b] + k] * columns[b] for b, n in enumerate(expansion.pattern) if k < n])
         for k in range(max(expansion.pattern))
     ]
+
+
+def contract_rectangle(expansion: Expansion, x: ExpansionMemo, y: ExpansionMemo) -> jax.Array:
+    """Compute `contract` as one array (length, ..); all columns have the same number of functions of the angle."""
+    parts = x.rows.reshape(len(expansion.pattern), -1, *x.rows.shape[1:])
+    if _matrices(x, y):
+        return jnp.einsum("bkn,bm->knm", parts[..., 0], y.columns[:, 0], precision="highest")
+    return jnp.sum(parts * y.columns[:, None], axis=0)
+
+
+def _rectangular(expansion: Expansion) -> bool:
+    return len(set(expansion.pattern)) == 1
+
+
+def _matrices(x: ExpansionMemo, y: ExpansionMemo) -> bool:
+    """Return True for all pairs of n and m inputs: arrays (.., n, 1) and (.., 1, m)."""
+    return x.rows.ndim == 3 and x.rows.shape[2] == 1 and y.columns.shape[1:-1] == (1,)
 
 
 def expand(coefficients: np.ndarray, threshold: float, *, step: int, weights: np.ndarray | float = 1.0) -> Expansion:

@@ -69,11 +69,18 @@ def in_few_shapes(table: Table | None, key: Hashable) -> Table | None:
     return replace(table, even=parts[0], odd=parts[1], chunks=fill(chunks, count))
 
 
-def in_chunks(table: Table) -> Table:
-    """Return the table with all of H in chunks whose sums are matrix products."""
-    chunks = cut(table.odd and table.odd.mean_slope, table.even and table.even.mean_slope, width=12)
-    even, odd = (part and replace(part, mean_slope=_zeros(1, 1)) for part in (table.even, table.odd))
-    return replace(table, even=even, odd=odd, chunks=replace(chunks, products=True))
+def in_loops(table: Table) -> Table:
+    """Return the table with H as matrix products for the coefficients, and a loop over powers of the angle.
+
+    A pair takes longer, and few operations are compiled: gradients of long sums take minutes to compile.
+    """
+    made = [part.mean_slope for part in (table.even, table.odd) if part]
+    length = 2 * -(-max(max(expansion.pattern) for expansion in made) // 2)
+    even, odd = (
+        part and replace(part, mean_slope=_rectangle(part.mean_slope, len(part.mean_slope.pattern), length))
+        for part in (table.even, table.odd)
+    )
+    return replace(table, even=even, odd=odd, looped=True)
 
 
 def _split(expansion: Expansion, pattern: tuple[int, ...]) -> tuple[Expansion, Expansion]:

@@ -13,7 +13,7 @@ import numpy as np
 from widelimit import series
 from widelimit.activations.tabulated.chunks import Chunks, chunks_memo, mean_and_slope_by_x
 from widelimit.activations.tabulated.coincident import CoincidentMemo, coincident_memo, coincident_values, kink_pair
-from widelimit.activations.tabulated.expansions import ExpansionMemo, contract, expansion_memo
+from widelimit.activations.tabulated.expansions import ExpansionMemo, contract, contract_rectangle, expansion_memo
 from widelimit.activations.tabulated.moments import with_growth
 from widelimit.activations.tabulated.tables import FURTHEST, OWN_TERMS, Part, Table, polynomials
 from widelimit.signals import Correlation, Variance, correlation_from_gap, with_sign
@@ -43,7 +43,6 @@ class TableMemo(NamedTuple):
     """dR/drho of an input with itself."""
     even: PartMemo | None
     odd: PartMemo | None
-    chunks: ExpansionMemo | None
 
 
 def look_up(table: Table, signal: Variance) -> tuple[Variance, TableMemo]:
@@ -62,10 +61,9 @@ def look_up(table: Table, signal: Variance) -> tuple[Variance, TableMemo]:
         means = expansion_memo(part.mean_slope, longer)
         return PartMemo(expansion_memo(part.separation, longer), share, means, coincident)
 
-    chunks = chunks_memo(table.chunks, longer) if table.chunks and table.chunks.products else None
     tiny = np.finfo(deviation.dtype).tiny
     kink = jnp.asarray(table.kink) / jnp.maximum(deviation, table.kink / FURTHEST + tiny)  # in deviations
-    return after, TableMemo(place, kink, itself, part_of(table.even), part_of(table.odd), chunks)
+    return after, TableMemo(place, kink, itself, part_of(table.even), part_of(table.odd))
 
 
 def mean_of(table: Table, deviation: jax.Array) -> jax.Array:
@@ -84,13 +82,14 @@ def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation)
     square = (x.place - y.place) ** 2
     kink_pairs = [kink_pair(x.kink, place, gap, psi) for place in (y.kink, -y.kink)]
     separation = extra_mean = extra_slope = jnp.zeros_like(gap)
-    mean_slope: list[jax.Array] = []
+    mean_slopes: list[Any] = []
     coincident: list[tuple[jax.Array, jax.Array, jax.Array]] = []
     for part, one, other, even in ((table.odd, x.odd, y.odd, False), (table.even, x.even, y.even, True)):
         if part is None or one is None or other is None:
             continue
         distance = square * contract(part.separation, one.separation, other.separation)[0]
-        coefficients = contract(part.mean_slope, one.mean_slope, other.mean_slope)
+        whole = contract_rectangle if table.looped else contract
+        coefficients: Any = whole(part.mean_slope, one.mean_slope, other.mean_slope)
         if not (even and table.one_sided):
             kinds = zip(part.coincident, one.coincident, other.coincident, kink_pairs, strict=False)
             coincident = [coincident_values(kind, a, b, at, gap) for kind, a, b, at in kinds]
@@ -100,10 +99,10 @@ def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation)
             extra_mean, extra_slope = extra_mean + factor * mean, extra_slope + factor * slope
         if even:  # half the squared sum in place of that of the difference
             distance = jnp.where(correlation.positive, distance, one.share + other.share - distance)
-            coefficients = [sign * c for c in coefficients]
+            coefficients = sign * coefficients if table.looped else [sign * c for c in coefficients]
         separation = separation + distance
-        mean_slope = [a + b for a, b in itertools.zip_longest(mean_slope, coefficients, fillvalue=jnp.zeros(()))]
-    mean, slope = _mean_and_slope(mean_slope, psi, gap)
+        mean_slopes.append(coefficients)
+    mean, slope = _mean_and_slope(_added(mean_slopes), psi, gap)
     if table.chunks:
         more, by_x = _of_chunks(table.chunks, x, y, psi * (4 / math.pi) - 1, sign)
         mean, slope = mean + more, slope + more + series.safe_sqrt(gap / (2 - gap)) * (4 / math.pi) * by_x
@@ -125,8 +124,6 @@ def _of_chunks(
     chunks: Chunks, x: TableMemo, y: TableMemo, at: jax.Array, sign: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Compute H and dH/dx of chunks; this costs nothing where all chunks are empty."""
-    if x.chunks and y.chunks:
-        return mean_and_slope_by_x(chunks, x.chunks, y.chunks, at, sign)
 
     def add(places: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         one, other = (chunks_memo(chunks, polynomials(place, chunks.rows.shape[-1])) for place in places)
@@ -139,14 +136,25 @@ def _of_chunks(
     return found
 
 
-def _mean_and_slope(coefficients: list[jax.Array], psi: jax.Array, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _added(terms: list[Any]) -> Any:
+    """Add coefficients: arrays, or lists of unequal lengths."""
+    if isinstance(terms[0], list):
+        return [sum(row[1:], row[0]) for row in itertools.zip_longest(*terms, fillvalue=jnp.zeros(()))]
+    return sum(terms[1:], terms[0])
+
+
+def _mean_and_slope(coefficients: Any, psi: jax.Array, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Compute H and dR/drho = H + tan(psi/2) dH/dpsi, from H in powers of the halves."""
     if len(coefficients) == 1:
         return coefficients[0], coefficients[0]
     x = psi * (4 / math.pi) - 1
-    (even, even_slope), (odd, odd_slope) = (
-        series.polynomial_and_slope(coefficients[half::2], 2 * x**2 - 1) for half in (0, 1)
-    )
+    if isinstance(coefficients, list):
+        (even, even_slope), (odd, odd_slope) = (
+            series.polynomial_and_slope(coefficients[half::2], 2 * x**2 - 1) for half in (0, 1)
+        )
+    else:
+        halves = coefficients.reshape(-1, 2, *coefficients.shape[1:])
+        (even, odd), (even_slope, odd_slope) = series.looped_polynomial(halves, 2 * x**2 - 1)
     by_psi = (4 / math.pi) * (odd + 4 * x * (even_slope + x * odd_slope))
     mean = even + x * odd
     return mean, mean + series.safe_sqrt(gap / (2 - gap)) * by_psi

@@ -133,8 +133,8 @@ def _growing(order: int) -> Callable[[jax.Array, Variance], Variance]:
 
 @functools.lru_cache(maxsize=64)
 def _usual(activation: Numerical) -> Table:
-    """Make the table for deviations up to LARGEST_TRACED, in chunks: gradients of long sums take minutes to compile."""
+    """Make the table for deviations up to LARGEST_TRACED, in loops, whose gradients compile soon."""
     with jax.ensure_compile_time_eval():
         ready = activation.prepared(0.0, LARGEST_TRACED, "float64").table
         assert ready is not None
-        return fixed_lengths.in_chunks(ready)
+        return fixed_lengths.in_loops(ready)

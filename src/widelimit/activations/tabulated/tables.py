@@ -100,6 +100,8 @@ class Table:
     """What H of both parts has beyond their `mean_slope`."""
     one_sided: bool = field(default=False, metadata={"static": True})
     """If True, kinks are on one side of 0: both parts have the non-analytic terms of the odd one, but for a sign."""
+    looped: bool = field(default=False, metadata={"static": True})
+    """If True, `mean_slope` of both parts has columns of one even length, and sums over powers are loops."""
     mean: np.ndarray | None = None
     """(OWN_TERMS,): E[phi(s z)]/sqrt(E[phi(s z)^2])."""
 
@@ -109,9 +111,9 @@ class Table:
 
     @property
     def numbers_per_input(self) -> int:
-        """Return how many numbers a memo holds; those of chunks count only where they are kept, for gradients."""
-        kept = self if self.chunks and self.chunks.products else replace(self, chunks=None)
-        return sum(math.prod(leaf.shape[:-1]) for leaf in jax.tree.leaves(kept) if leaf.ndim)
+        """Return how many numbers a memo holds; it has none of chunks."""
+        kept = jax.tree.leaves(replace(self, chunks=None))
+        return sum(math.prod(leaf.shape[:-1]) for leaf in kept if leaf.ndim)
 
 
 RTOL = {"float64": 1e-10, "float32": 1e-6}
