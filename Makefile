@@ -32,7 +32,7 @@ test-slow: .venv/.ready-dev  ## Run finite networks of all layers against their 
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest -m slow $(PARALLEL)
 
 test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch
-	.venv-torch/bin/python -m pytest tests/test_torch.py tests/test_torch_uses.py tests/test_torch_rows.py tests/test_torch_tangents.py tests/test_torch_devices.py tests/test_networkx.py
+	.venv-torch/bin/python -m pytest tests/test_torch.py tests/test_torch_uses.py tests/test_torch_rows.py tests/test_torch_tangents.py tests/test_torch_devices.py tests/test_networkx.py $(PARALLEL)
 
 test-cluster: .venv-cluster/.ready  ## Run the tests on a simulated cluster and object store: workers killed, disks full
 	.venv-cluster/bin/python -m pytest tests/test_cluster.py tests/test_cluster_cholesky.py

@@ -1,6 +1,7 @@
 """Programs that JAX compiled for earlier tests, kept on disk for other workers, processes and sessions."""
 
 import contextlib
+import ctypes
 import hashlib
 import pathlib
 import platform
@@ -34,6 +35,8 @@ def share(folder, environment):
         environment.setdefault(
             "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
         )
+    # Two workers have a core each: a second thread of BLAS would only spin beside the other worker.
+    environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A program that another worker is just writing is compiled, and no test's standard error says so.
     environment.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache:UserWarning")
 
@@ -46,6 +49,20 @@ def keep_modules(folder, environment):
     if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
         environment.setdefault("PYTHONPYCACHEPREFIX", str(folder))
         sys.dont_write_bytecode, sys.pycache_prefix = False, environment["PYTHONPYCACHEPREFIX"]
+
+
+def encode_without_optimisation(environment):
+    """Compile blocks of rows as all other programs of the tests: the library asks for LLVM's first level by itself.
+
+    It takes twice as long to compile networks of sites and tables. `make test-claims` compiles as users do.
+    """
+    import jax
+
+    from widelimit.compute import tiles
+
+    if environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
+        options = tiles.QUICK | {"xla_backend_optimization_level": 0}
+        tiles._encodes[False] = jax.jit(tiles._encode, static_argnames="count", compiler_options=options)
 
 
 def quick_jit(function):
@@ -67,6 +84,16 @@ def memory_maps():
     with contextlib.suppress(OSError):
         return pathlib.Path("/proc/self/maps").read_bytes().count(b"\n")
     return 0
+
+
+def return_memory():
+    """Have malloc give the system back what is free, where malloc is glibc's.
+
+    By itself it keeps nearly all that dropped programs took: a session that once was large would stay so, and drop its
+    programs after every module.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def tidy(folder):

@@ -29,6 +29,8 @@ install_import_hook(
 
 from searches import shorten_searches  # noqa: E402
 
+compiled.encode_without_optimisation(os.environ)
+
 
 def pytest_configure(config):
     """Once a session, before its workers start."""
@@ -46,6 +48,7 @@ def _compiled_programs_end_before_memory_does():
     share = psutil.virtual_memory().total / 4 / int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if psutil.Process().memory_info().rss > share or compiled.memory_maps() > 15_000:
         jax.clear_caches()
+        compiled.return_memory()
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,17 @@
 """The programs that these tests keep on disk."""
 
+import platform
 import sys
 import zlib
 
 import jax
 import numpy as np
+import psutil
+import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import compiled
+from widelimit.compute import tiles
 
 
 def test_damaged_programs_are_removed_and_whole_ones_stay(tmp_path, monkeypatch):
@@ -46,6 +50,33 @@ def test_programs_of_users_are_compiled_as_users_do(tmp_path):
     environment = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     compiled.share(tmp_path, environment)
     assert "XLA_FLAGS" not in environment
+
+
+def test_blocks_are_encoded_without_optimisation_unless_programs_are_those_of_users(monkeypatch):
+    made = []
+    monkeypatch.setattr(jax, "jit", lambda *_, compiler_options, **__: made.append(compiler_options) or "made")
+    for disabled, left in (("0", "before"), ("1", "made")):
+        monkeypatch.setattr(tiles, "_encodes", ["before", "small"])
+        compiled.encode_without_optimisation({"JAX_DISABLE_MOST_OPTIMIZATIONS": disabled})
+        assert tiles._encodes == [left, "small"]
+    assert made == [tiles.QUICK | {"xla_backend_optimization_level": 0}]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc has other ways")
+def test_memory_that_was_freed_goes_back_to_the_system():
+    """Blocks of 4 KB, every hundredth of which stays: malloc by itself returns none of the others."""
+
+    def resident():
+        return psutil.Process().memory_info().rss / 2**20
+
+    blocks = [np.ones(512) for _ in range(30_000)]
+    full = resident()
+    blocks = blocks[::100]
+    kept = resident()
+    compiled.return_memory()
+    assert len(blocks) == 300
+    assert full - kept < 50  # of 117 MiB
+    assert kept - resident() > 80
 
 
 def test_programs_are_kept_unless_a_test_asks_for_none(tmp_path):
