@@ -247,7 +247,7 @@ def test_a_row_is_predicted_as_if_it_were_alone(folder, fitted, tmp_path):
     (tmp_path / "blank.csv").write_text("\n".join([header, rows[0], "", rows[1], "", ""]))
     code, some, err = invoke("predict", folder / "m.npz", tmp_path / "blank.csv")
     assert (code, some.count("\n")) == (0, 4)
-    assert "note: missing values imputed: size 1, kind 1\n" in err
+    assert "note: missing values imputed: size (1), kind (1)\n" in err
 
 
 def test_names_of_outputs_are_unique_and_classes_as_written(tmp_path):

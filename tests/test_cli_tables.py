@@ -159,15 +159,15 @@ def test_columns_are_learned():
 
 def test_missing_values_are_counted_or_imputed():
     table = frame(a=[1, None, 3, 10], b=["x", "x", None, None], y=[1, 2, 3, 4], c=["p", "q", "p", "q"])
-    with pytest.raises(ValueError, match=r"of 4 rows\): a 1; --impute"):
+    with pytest.raises(ValueError, match=r"of 4 rows\): a \(1\); --impute"):
         learn(table, impute=False)
     table = frame(a=[1, None, 3, 10], b=["x", "w", "x", None], y=[1, 2, 3, 4])
     found, notes = learn(table, impute=True)
-    assert notes == ["missing values imputed: a 1, b 1"]
+    assert notes == ["missing values imputed: a (1), b (1)"]
     X, notes = schema.encode(found, table)
     assert found.inputs == ["a", "missingindicator_a", "b=w", "b=x", "missingindicator_b"]
     np.testing.assert_array_equal(X, [[1, 0, 0, 1, 0], [3, 1, 1, 0, 0], [3, 0, 0, 1, 0], [10, 0, 0, 1, 1]])
-    assert notes == ["missing values imputed: a 1, b 1"]
+    assert notes == ["missing values imputed: a (1), b (1)"]
     # A new table is filled from the training table, not from itself.
     X, _ = schema.encode(found, frame(a=[None, 100.0, 100.0], b=["w", None, "w"]))
     np.testing.assert_array_equal(X, [[3, 1, 1, 0, 0], [100, 0, 0, 1, 1], [100, 0, 1, 0, 0]])
@@ -252,7 +252,7 @@ def test_a_missing_header_is_suspected():
         ({"b": ["x"]}, "lacks 1 of the 2 columns that the model was fitted to: a; it has b; give a table with all"),
         ({"B": ["x"], "z": [1], "A ": [1]}, "fitted to: a, b; it has B, z, A ; rename 'A ' to 'a', 'B' to 'b'."),
         ({"a": ["one"], "b": ["x"]}, "'a' was of numbers in training, but row 1 has the text 'one'"),
-        ({"a": [None], "b": ["x"]}, "missing values (of 1 rows): a 1; fill them, or fit the model with --impute"),
+        ({"a": [None], "b": ["x"]}, "missing values (of 1 rows): a (1); fill them, or fit the model with --impute"),
         ({"a": [math.inf], "b": ["x"]}, "infinite in row 1"),
         ({"a": [datetime.date(2020, 1, 1)], "b": ["x"]}, "has the type Date"),
     ],
@@ -511,7 +511,7 @@ def test_blank_lines_are_rows_but_at_the_end(write, content, rows):
 def test_blank_rows_are_predicted_or_named(write):
     plain, _ = fitted(write("x,y\n1,1.5\n2,2.5\n3,3\n"), impute=False)
     new = tables.read_raw(write("x\n1\n\n2\n"))
-    with pytest.raises(ValueError, match=re.escape("(of 3 rows): x 1; fill them") + ".*row 2"):
+    with pytest.raises(ValueError, match=re.escape("(of 3 rows): x (1); fill them") + ".*row 2"):
         schema.encode(plain, new)
     filling, _ = fitted(write("x,y\n1,1.5\n2,2.5\n3,3\n"))
     np.testing.assert_array_equal(schema.encode(filling, new)[0][:, 0], [1, 2, 2])

@@ -392,7 +392,7 @@ def test_what_training_has_not_seen_is_reported(tmp_path):
     new.to_csv(tmp_path / "new.csv", index=False)
     code, out, err = invoke("predict", tmp_path / "m.npz", tmp_path / "new.csv")
     assert (code, out.count("\n")) == (0, ROWS + 1)
-    assert err == f"note: missing values imputed: x 1\nnote: {words}\n"
+    assert err == f"note: missing values imputed: x (1)\nnote: {words}\n"
 
 
 def test_targets_as_text_are_refused_with_the_remedy(tmp_path):

@@ -111,6 +111,44 @@ def test_a_fit_names_the_column_that_repeats_the_target():
         wl.WideClassifier(**SETTINGS).fit(X, labels)
 
 
+def test_a_class_for_each_row_is_in_no_column():
+    X, y = table()
+    assert leaks.naming(X, np.arange(40)).tolist() == []
+    X[:, 1] = y > 0
+    assert leaks.naming(X, y > 0).tolist() == [1]
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_value_far_from_all_others_is_named(rows):
+    """As -999999 for a missing value: the column is standardised by it, and says nothing more."""
+    X, y = table()
+    assert [leaks.far_value(column) for column in X.T] == [None] * 4
+    assert leaks.far_value(np.where(np.arange(40) < 1, 1.0, 0.0)) is None  # a rare category
+    assert leaks.far_value(1e3 * X[:, 0] ** 5) is None
+    X[:rows, 0] = -999999.0
+    with pytest.warns(UserWarning, match=f"column 0 of X has the value -999999 in {rows} rows, and -2.* to 1.8"):
+        predicted(X, y)
+
+
+def test_names_of_columns_are_all_text_or_none_and_differ():
+    X, y = table()
+    model = wl.NNGPRegressor(depth=2, noise=0.1)
+    with pytest.raises(ValueError, match=r"^the table has 2 columns called 'a'; rename one\.$"):
+        model.fit(pd.DataFrame(X, columns=["a", "b", "a", "c"]), y)
+    with pytest.raises(TypeError, match=r"names are not \(1\); make all of them text: X.rename\(columns=str\)"):
+        model.fit(pd.DataFrame(X, columns=["a", 1, "b", "c"]), y)
+    with pytest.raises(ValueError, match="the table has 2 columns called '0'; rename one"):
+        model.fit(pd.concat([pd.DataFrame(X), pd.DataFrame(X[:, :1])], axis=1), y)
+    numbered = pd.DataFrame(X)
+    np.testing.assert_array_equal(model.fit(numbered, y).predict(numbered), model.fit(X, y).predict(X))
+
+
+def test_ordered_categories_of_a_million_levels_are_refused_at_once():
+    levels = pd.Categorical(["1", "2"] * 20, categories=np.arange(10**5).astype(str), ordered=True)
+    with pytest.raises(ValueError, match="column 'k' is an ordered category of 100000 levels, at most 10000"):
+        wl.TableEncoder().fit(pd.DataFrame({"k": levels}))
+
+
 @pytest.mark.parametrize(
     "column",
     [

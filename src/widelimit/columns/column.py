@@ -21,6 +21,8 @@ PERIODS = {"year": 365.2425, "week": 7.0, "day": 1.0}
 """Cycles of dates, in days."""
 MOMENTS: tuple[Kind, ...] = ("date", "instant")
 CATEGORICAL: tuple[Kind, ...] = ("category", "rank")
+LEVELS = 10_000
+"""Levels of an ordered category, at most: a model keeps the name of each."""
 MISSING = "missingindicator_"
 """scikit-learn names an input so that is 1 where a column is missing."""
 
@@ -194,6 +196,7 @@ def learn(column: pl.Series, weights: Float[np.ndarray, " n"] | None = None, *, 
     elif kind == "rank":
         enum = column.dtype == pl.Enum
         categories = tuple(column.dtype.categories) if enum else texts.LOGICAL  # type: ignore[attr-defined]
+        _refuse_many_levels(name, categories)
     elif kind == "category":
         texts.refuse_free_text(column.cast(pl.String))
     elif kind == "number":
@@ -206,6 +209,14 @@ def learn(column: pl.Series, weights: Float[np.ndarray, " n"] | None = None, *, 
     if kind == "category":
         return settle(draft, texts.as_text(column), weights, fill=fill)
     return settle(draft, draft.values(column), weights, fill=fill)
+
+
+def _refuse_many_levels(name: str, levels: Sequence[str]) -> None:
+    if len(levels) > LEVELS:
+        raise ValueError(
+            f"column {name!r} is an ordered category of {len(levels)} levels, at most {LEVELS} can be told apart; make "
+            f"it a column of numbers, drop the levels that are not used, or leave it out (command line: --drop {name})."
+        )
 
 
 def settle(
@@ -310,8 +321,8 @@ def encode(columns: Sequence[Column], frame: pl.DataFrame) -> Encoding:
 
 
 def missing_counts(columns: Sequence[pl.Series]) -> str:
-    """Return text such as "age 3, colour 5"; empty if nothing is missing."""
-    return list_names([f"{column.name} {column.null_count()}" for column in columns if column.null_count()])
+    """Return text such as "age (3), colour (5)"; empty if nothing is missing."""
+    return list_names([f"{column.name} ({column.null_count()})" for column in columns if column.null_count()])
 
 
 def refuse_gaps(columns: Sequence[pl.Series], remedy: str) -> None:

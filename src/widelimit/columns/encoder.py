@@ -221,9 +221,15 @@ def learn_rows(X: Any, sample_weight: Any) -> tuple[TableEncoder | None, Any]:
         encoder = TableEncoder().fit(X, sample_weight=sample_weight)
         return encoder, drop_constants(encoder, encoder.encode(X).X)
     names = list(X.columns)
-    if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+    others = [name for name in names if not isinstance(name, str)]
+    if others and len(others) < len(names):
+        raise TypeError(
+            f"the table has columns whose names are text, and others whose names are not "
+            f"({validation.shown(others[0])}); make all of them text: X.rename(columns=str)."
+        )
+    if others and len(set(names)) == len(names):
         return None, X
-    return TableEncoder().fit(X), X  # for missing values in later tables
+    return TableEncoder().fit(X), X  # refuses names that are there twice; for missing values in later tables
 
 
 def new_rows(known: TableEncoder | None, X: Any, names: Any) -> Float[np.ndarray, "m k"] | None:

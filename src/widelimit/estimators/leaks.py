@@ -1,4 +1,4 @@
-"""A column that repeats the target makes a perfect fit that is worth nothing: a warning names it."""
+"""Warnings name columns that spoil a fit: one that repeats the target, and one whose values but one hardly differ."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ FEWEST = 20
 """Rows from which on that is no accident."""
 NAMED = 3
 """Columns that a warning names."""
+FAR = 1e-3
+"""Share of a column's deviation that is left without its farthest value, below which a warning says so."""
 
 
 def warn(
     X: Float[np.ndarray, "n d"], y: np.ndarray, targets: Float[np.ndarray, "n c"], names: Sequence[str] | None
 ) -> None:
-    """Warn of the columns that repeat the target.
+    """Warn of the columns that repeat the target, and of those that have a value far from all others.
 
     Args:
         X: (n, d) rows.
@@ -28,6 +30,7 @@ def warn(
         targets: (n, c) what is fitted by least squares.
         names: (d,) of the columns, or None.
     """
+    _warn_of_far_values(X, names)
     if len(X) < FEWEST or X.shape[1] == 1:  # a function of one column may well be monotone
         return
     labels = y.ndim == 1 and targets.shape[1] > 1
@@ -40,6 +43,30 @@ def warn(
         "answer is in the table. If new rows do not have it, leave the column out.",
         stacklevel=6,
     )
+
+
+def _warn_of_far_values(X: np.ndarray, names: Sequence[str] | None) -> None:
+    for j, column in enumerate(X.T):
+        value = far_value(column)
+        if value is not None:
+            others = column[column != value]
+            warnings.warn(
+                f"column {j if names is None else repr(str(names[j]))} of X has the value {value:.6g} in "
+                f"{len(column) - len(others)} rows, and {others.min():.6g} to {others.max():.6g} in all others, which "
+                "hardly differ beside it. If it stands for a missing value, leave it empty; if it is real, take the "
+                "logarithm of the column.",
+                stacklevel=7,
+            )
+
+
+def far_value(column: Float[np.ndarray, " n"]) -> float | None:
+    """Find a value so far from all others that these are nearly equal in units of the column's deviation, or None."""
+    value = column[np.argmax(np.abs(column - np.median(column)))]
+    others = column[column != value]
+    if len(others) < FEWEST or len(np.unique(others)) < 3:  # a constant one, or two levels of a category
+        return None
+    unit = float(np.abs(column).max())  # of order 1, so that no square leaves the range of a float
+    return float(value) if float(np.std(others / unit)) < FAR * float(np.std(column / unit)) else None
 
 
 def repeating(X: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
@@ -69,6 +96,8 @@ def _directions(values: np.ndarray) -> np.ndarray:
 def naming(X: Float[np.ndarray, "n d"], y: np.ndarray) -> Int[np.ndarray, " k"]:
     """Find the columns that have one value for each class, and another for each."""
     labels = np.unique(y, return_inverse=True)[1]
+    if len(y) - labels.max() <= FEWEST:  # a class for nearly each row: so has every column of different numbers
+        return np.array([], int)
     values = [np.unique(column, return_inverse=True)[1] for column in X.T]
     classes = labels.max() + 1
     few = [j for j, at in enumerate(values) if at.max() + 1 == classes]

@@ -113,22 +113,25 @@ def left_out_noise(
 
     Evidence takes plateaus of the target for absence of noise, and is sure of them at new rows too. The noise is at
     least SURPRISES/(n + SURPRISES) of the mean squared error of rows that are left out; with e_i these errors and v_i
-    their variances, the factor is the mean of e_i^2/v_i. Arguments as of `noise_level`; `gram` is overwritten.
+    their variances, the factor is the mean of e_i^2/v_i. A row counts with its weight, and at most as one: all copies
+    of a row are left out with it, while a new row like it finds them there. Arguments as of `noise_level`; `gram` is
+    overwritten.
     """
     typical = float(np.median(weights))  # a row of it counts as one, whatever the unit of weights
     weights, noise = weights / typical, noise / typical
-    root, total = np.sqrt(weights), float(weights.sum())
+    root, counts = np.sqrt(weights), np.minimum(weights, 1.0)
+    total = float(counts.sum())
     gram *= root[:, None]
     gram *= root
     values, vectors = linalg.eigenpairs(gram)
     targets = threads.product(vectors.T, root[:, None] * y)
-    spectrum = _Spectrum(np.maximum(values, 0.0), vectors, targets, weights, total, total, None)
+    spectrum = _Spectrum(np.maximum(values, 0.0), vectors, targets, counts, total, float(weights.sum()), None)
     alpha, own = spectrum.left_out(noise)
-    varying = y.any(axis=0)
-    square = float(np.sum((alpha / own[:, None])[:, varying] ** 2)) / (total * max(int(varying.sum()), 1))
+    errors = (alpha / (root * own)[:, None])[:, y.any(axis=0)]
+    square = float(np.sum(counts @ errors**2)) / (total * max(errors.shape[1], 1))
     noise = max(noise, SURPRISES / (total + SURPRISES) * square)
     alpha, own = spectrum.left_out(noise)
-    return typical * noise, np.maximum(weights @ (alpha**2 / own[:, None]) / total, 1.0)
+    return typical * noise, np.maximum(counts @ (alpha**2 / own[:, None]) / total, 1.0)
 
 
 def _most_likely(spectrum: _Spectrum, objective: Objective, tried: list[float]) -> NoiseLevel:
