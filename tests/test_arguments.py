@@ -17,6 +17,7 @@ from widelimit.claims.finite import one_network, parameters
 X = np.random.default_rng(0).standard_normal((6, 3))
 Y = X[:, 0]
 NET = wl.mlp(depth=2, bias_std=0.1)
+SMOOTH = wl.mlp(depth=2, activation="identity", bias_std=0.1)
 K = wl.nngp(NET)
 PARAMS = one_network(NET, (3, 4, 1), rng=np.random.default_rng(0))
 MANY = parameters(NET, (3, 4, 1), count=2, rng=np.random.default_rng(0))
@@ -689,6 +690,35 @@ DOORS = {
         {"net": NET, "X": X},
         {"net": "network", "X": "points", "width": "sizes"},
     ),
+    "finite_width_training": Door(
+        wl.finite_width_training,
+        {"net": SMOOTH, "X": X, "y": Y, "times": 1.0, "draws": 2, "sample_width": 2},
+        {
+            "net": "network",
+            "X": "points",
+            "y": "targets",
+            "times": "times",
+            "width": "integer",
+            "draws": "integer",
+            "sample_width": "integer",
+            "seed": "integer",
+        },
+        free=("probes",),
+    ),
+    "coordinate_check": Door(
+        wl.coordinate_check,
+        {"net": NET, "X": X, "y": Y, "learning_rate": 0.1, "widths": [2, 3], "steps": 1, "draws": 2},
+        {
+            "net": "network",
+            "X": "points",
+            "y": "targets",
+            "learning_rate": "positive",
+            "steps": "integer",
+            "draws": "integer",
+            "seed": "integer",
+        },
+        free=("widths",),
+    ),
     "FiniteWidth.width_for": Door(wl.finite_width(NET, X).width_for, {"error": 0.1}, {"error": "positive"}),
     "generalization": Door(
         wl.generalization,
@@ -881,7 +911,9 @@ MADE = {
         "EmpiricalMatrixKernel",
         "Correlation",
         "Expectation",
+        "CoordinateCheck",
         "FiniteWidth",
+        "FiniteWidthTraining",
         "FixedPoint",
         "Flow",
         "Generalization",

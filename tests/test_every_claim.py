@@ -229,7 +229,20 @@ def lost_variance(monkeypatch):
     monkeypatch.setattr(generalization, "of_rows", lambda *given: (found := true(*given))._replace(test=found.bias))
 
 
+def slow_third(monkeypatch):
+    """O4 of the tangent hierarchy is half as large."""
+    from widelimit.theory import finite_width_training
+
+    true = finite_width_training.tensors
+    monkeypatch.setattr(
+        finite_width_training,
+        "tensors",
+        lambda *given, **more: (found := true(*given, **more))._replace(fourth=found.fourth / 2),
+    )
+
+
 PLANTS = [
+    (slow_third, "training_at_finite_width"),
     (unsquared_values, "transformer_limit"),
     (averaged_by_columns, "graph_limit"),
     (lost_variance, "learning_curves"),
@@ -264,7 +277,7 @@ FEW = ("gaussian_vectors", "outputs_are_independent", "primal_is_dual", "minimum
 """Those that `make test` runs; `make test-claims` runs all others."""
 
 
-SLOW = ("transformer_limit", "graph_limit")
+SLOW = ("transformer_limit", "graph_limit", "training_at_finite_width")
 """Those of over a minute, which `make test-slow` runs."""
 
 

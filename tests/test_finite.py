@@ -1,6 +1,7 @@
 """Finite networks of a description: their parameterisations, and the theorems that tie them to the limit."""
 
 import functools
+import math
 import re
 
 import jax
@@ -84,7 +85,7 @@ def test_the_standard_parameterisation_moves_the_scales_into_the_law():
 
 
 def test_no_bias_is_no_bias_in_every_parameterisation():
-    for name in ("ntk", "standard", "mean_field"):
+    for name in ("ntk", "standard", "mean_field", "mup"):
         net = network(name, bias_std=0.0)
         params = net.init(0, **SIZES, dtype="float64")
         moved = tuple({**p, "bias": np.asarray(p["bias"]) + 1.0} if p else p for p in params)
@@ -98,6 +99,31 @@ def test_mean_field_networks_are_those_of_the_ntk_over_the_root_of_the_width():
     np.testing.assert_allclose(2 * np.asarray(b.apply(params, X)), a.apply(params, X), rtol=8 * EPS)
     theta = [wl.empirical_ntk(net.apply, params).gram(X) for net in (a, b)]
     np.testing.assert_allclose(4 * theta[1], theta[0], rtol=64 * EPS * 8)
+
+
+def test_maximal_update_has_the_multipliers_and_variances_of_its_table():
+    """Yang and Hu 2021, table 1: W^l = n^-a w^l, w from N(0, n^-2b): a = -1/2, 0, 1/2, b = 1/2, rates of order 1.
+
+    The same function and the same training as in the mean-field parameterisation, whose learning rate is n times it.
+    """
+    net, field = network("mup"), network("mean_field")
+    n = 6
+    drawn, plain = (one.init(0, **SIZES | {"width": n}, dtype="float64") for one in (net, field))
+    for a, b in zip(jax.tree.leaves(drawn), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, np.asarray(b) / math.sqrt(n), rtol=4 * EPS)
+    multipliers = [unit.scales(*p["weight"].shape[::-1])[0] for unit, p in zip(net.units, drawn, strict=True) if p]
+    np.testing.assert_allclose(multipliers, 1.4 * np.array([math.sqrt(n / 3), 1, 1]), rtol=4 * EPS)
+    assert net.output_scale(drawn) == pytest.approx(1 / math.sqrt(n))
+    np.testing.assert_allclose(net.apply(drawn, X), field.apply(plain, X), rtol=1e-12, atol=1e-14)
+    theta = [wl.empirical_ntk(one.apply, p).gram(X) for one, p in ((net, drawn), (field, plain))]
+    np.testing.assert_allclose(theta[0], n * theta[1], rtol=1e-11)
+
+
+def test_maximal_update_at_its_base_width_is_the_ntk_parameterisation():
+    a, b = network("mup", base_width=6), network()
+    params = a.init(0, **SIZES | {"width": 6}, dtype="float64")
+    jax.tree.map(np.testing.assert_array_equal, params, b.init(0, **SIZES | {"width": 6}, dtype="float64"))
+    np.testing.assert_array_equal(a.apply(params, X), b.apply(params, X))
 
 
 def test_learning_rates_scale_with_the_width_as_documented():
@@ -125,9 +151,11 @@ def test_learning_rates_scale_with_the_width_as_documented():
 
 def test_limits_belong_to_their_parameterisation():
     np.testing.assert_array_equal(wl.nngp(network("standard")).gram(X), wl.nngp(network()).gram(X))
-    with pytest.raises(ValueError, match="the outputs of mean-field networks tend to 0"):
-        wl.nngp(network("mean_field"))
-    for name, words in (("standard", "pass base_width=N"), ("mean_field", "changes in training at every width")):
+    for name in ("mean_field", "mup"):
+        with pytest.raises(ValueError, match=f"the outputs of {name.replace('_', '-')} networks tend to 0"):
+            wl.nngp(network(name))
+    moving = "changes in training at every width"
+    for name, words in (("standard", "pass base_width=N"), ("mean_field", moving), ("mup", moving)):
         with pytest.raises(ValueError, match=words):
             wl.ntk(network(name))
 
@@ -138,8 +166,15 @@ def test_wrong_sizes_parameters_and_names_are_refused():
     data = X.astype(np.float32)
     many = net.init_many([0, 1, 2], **SIZES)
     for call, words in [
-        (lambda: wl.mlp(depth=2, parameterization="mup"), "must be one of ntk, standard, mean_field; got 'mup'"),
+        (lambda: wl.mlp(depth=2, parameterization="mu"), "must be one of ntk, standard, mean_field, mup; got 'mu'"),
         (lambda: wl.mlp(depth=1, parameterization="mean_field"), "a network of depth 1 has none"),
+        (lambda: wl.mlp(depth=1, parameterization="mup"), "a network of depth 1 has none"),
+        (
+            lambda: wl.network(
+                wl.layers.Dense(), wl.layers.Repeat(["erf", wl.layers.Dense()], 2), parameterization="mup"
+            ),
+            "not part of a repeated",
+        ),
         (lambda: net.init_many([], input_dim=3), "seeds must be a sequence of at least one integer"),
         (lambda: net.init_many(3, input_dim=3), "seeds must be a sequence"),
         (lambda: net.init_many([0], input_dim=3, width=0), "every size must be at least 1, got 0"),

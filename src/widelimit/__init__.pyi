@@ -83,7 +83,9 @@ from .tangents.models import Tangents, tangents
 from .tangents.rows import ExactRows, TangentRows
 from .tangents.selection import Selection, select
 from .tangents.sketch import Sketch
+from .theory.coordinates import CoordinateCheck, coordinate_check
 from .theory.finite_width import FiniteWidth, finite_width
+from .theory.finite_width_training import FiniteWidthTraining, finite_width_training
 from .theory.generalization import Generalization, generalization
 from .theory.lazy import LazyReport, lazy_report
 from .training.history import History
@@ -101,6 +103,7 @@ __all__ = [
     "BothKernels",
     "CalibrationDisplay",
     "Conditioned",
+    "CoordinateCheck",
     "Correlation",
     "Cos",
     "Cost",
@@ -115,6 +118,7 @@ __all__ = [
     "Exp",
     "Expectation",
     "FiniteWidth",
+    "FiniteWidthTraining",
     "FixedPoint",
     "Flow",
     "FunctionKernel",
@@ -205,12 +209,14 @@ __all__ = [
     "attribution",
     "averaged",
     "convnet",
+    "coordinate_check",
     "critical",
     "du_2019",
     "elu",
     "empirical_nngp",
     "empirical_ntk",
     "finite_width",
+    "finite_width_training",
     "fit_hyperparameters",
     "garriga_alonso_2019",
     "gaussian_expectation",

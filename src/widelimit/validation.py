@@ -234,13 +234,15 @@ def noise(value: Any, n: int) -> np.ndarray:
     return owned(array)
 
 
-def times(value: Any) -> np.ndarray:
+def times(value: Any, name: str = "t") -> np.ndarray:
     """Return training times in [0, inf], shape () or (T,), as float64. Raises: TypeError, ValueError."""
-    array = np.asarray(as_float_array("t", concrete("t", value)), dtype=np.float64)
+    array = np.asarray(as_float_array(name, concrete(name, value)), dtype=np.float64)
     if array.ndim > 1 or array.size == 0:
-        raise ValueError(f"t must be a number or a one-dimensional array of times, got shape {array.shape}.")
+        raise ValueError(f"{name} must be a number or a one-dimensional array of times, got shape {array.shape}.")
     if np.isnan(array).any() or (array < 0).any():
-        raise ValueError(f"t: times must be in [0, inf], got {array[~(array >= 0)].flat[0] if array.ndim else array}.")
+        raise ValueError(
+            f"{name}: times must be in [0, inf], got {array[~(array >= 0)].flat[0] if array.ndim else array}."
+        )
     return array
 
 

@@ -75,10 +75,11 @@ def network(
             f"layers[{len(found) - 1}]: a network ends with wl.layers.Dense(), whose outputs are Gaussian at infinite "
             f"width; got {end!r:.80}."
         )
-    if parameterization == "mean_field" and not isinstance(end, Dense):
-        raise ValueError(f"layers[{len(found) - 1}]: the mean-field parameterisation scales a last wl.layers.Dense().")
-    if parameterization == "mean_field" and whole.depth == 1:
-        raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
+    _require_end(parameterization, whole.depth, end)
+    if parameterization == "mup" and (inputs.sites or not isinstance(found[-1], Dense)):
+        raise ValueError(
+            'parameterization="mup" is for rows, and for a last wl.layers.Dense() that is not part of a repeated block.'
+        )
     if not isinstance(next(layer for layer in found if not layer.on_inputs), Dense) and base_width is not None:
         raise ValueError("base_width is for networks of rows whose first layer with weights is wl.layers.Dense().")
     if inputs.sites and learning_rates is not None:
@@ -132,14 +133,14 @@ def _parameterized(layers: tuple[Layer, ...], parameterization: str, base_width:
     """Return the network of these layers, whose finite maps get the parameterisation. Raises: ValueError, TypeError."""
     if base_width is not None:
         base_width = float(validation.finite_scalar("base_width", base_width, above=0.0))
-        if parameterization != "standard":
+        if parameterization not in ("standard", "mup"):
             raise ValueError(
-                f'base_width is the width at which parameterization="standard" has its usual scales; with '
+                f'base_width is the width at which parameterization="standard" or "mup" has its usual scales; with '
                 f"{parameterization!r} the limit has no width in it, leave base_width out."
             )
     if parameterization == "standard":
         layers = tuple(layer.standardise() for layer in layers)
-    if base_width is None and learning_rates is None:
+    if base_width is None and learning_rates is None and parameterization != "mup":
         return Network(layers, parameterization)
     found: list[Dense] = []
     _map_dense(layers, lambda dense: found.append(dense) or dense)  # type: ignore[func-returns-value]
@@ -152,15 +153,28 @@ def _parameterized(layers: tuple[Layer, ...], parameterization: str, base_width:
             f"learning_rates has {len(rates)} numbers, and the network {count} dense layers (those of a repeated block "
             f"once); a layer that is not to be trained is wl.layers.Frozen(...)."
         )
-    bases = (None if i == 0 else base_width for i in range(count))
-    each = zip(bases, rates, strict=True)
+    mup = parameterization == "mup"
+    bases = (None if i == 0 and not mup else base_width for i in range(count))
+    sizes = (("outputs" if i < count - 1 else "inputs") if mup else "" for i in range(count))
+    each = zip(bases, rates, sizes, strict=True)
 
     def change(dense: Dense) -> Dense:
-        base, rate = next(each)
-        return replace(dense, base_width=base, learning_rate=rate)
+        base, rate, size = next(each)
+        return replace(dense, base_width=base, learning_rate=rate, rate_by=size)
 
     changed = _map_dense(layers, change)
     return Network(changed, parameterization, base_width, None if learning_rates is None else rates)
+
+
+def _require_end(parameterization: str, depth: int, end: Any = None) -> None:
+    """Refuse networks whose output cannot be divided by the width. Raises: ValueError."""
+    if parameterization not in ("mean_field", "mup"):
+        return
+    name = {"mean_field": "mean-field", "mup": "maximal update"}[parameterization]
+    if end is not None and not isinstance(end, Dense):
+        raise ValueError(f"the {name} parameterisation scales a last wl.layers.Dense(); got {end!r:.80}.")
+    if depth == 1:
+        raise ValueError(f"the {name} parameterisation divides by the width, and a network of depth 1 has none.")
 
 
 def _map_dense(layers: Sequence[Layer], change: Callable[[Dense], Dense]) -> tuple[Layer, ...]:
@@ -240,9 +254,13 @@ def mlp(
                 at the start; the tangent kernel grows like n, and learning rates go like 1/n.
             "mean_field": the output of "ntk" times 1/sqrt(n). f_0 tends to 0, learning rates go like n, and the kernel
                 changes at every width: features are learned (Mei et al. 2018; Chizat et al. 2019). Depth >= 2.
+            "mup", maximal update: that network with learning rates of order 1 at every width, n times as large in every
+                layer inside: multipliers (sqrt(n), 1, 1/sqrt(n)) of first, hidden and last layers, parameters from
+                N(0, 1/n) (Yang and Hu 2021, arXiv 2011.14522, table 1). With base_width N it is "ntk" at n = N, with
+                sqrt(N/n) on the output and learning rates n/N. Its limit is no kernel. Rows, depth >= 2.
 
-        base_width: N, for the limit of "standard": hidden layers of width n compute sqrt(N/n) W a + b, W from
-            N(0, weight_std^2/N), the usual ones at n = N. Theta then has a limit, Theta <- weight_std^2 Theta~ +
+        base_width: N of "mup", and for the limit of "standard": hidden layers of width n compute sqrt(N/n) W a + b, W
+            from N(0, weight_std^2/N), the usual ones at n = N. Theta then has a limit, Theta <- weight_std^2 Theta~ +
             N E[a a'] + 1 (Sohl-Dickstein et al. 2020, arXiv 2001.07301); None: it grows with the width.
         learning_rates: one > 0 for each dense layer, relative to that of training; each multiplies the layer's own part
             of Theta, and finite networks hold parameters over its root. Every layer then has values of its own.
@@ -257,9 +275,12 @@ def mlp(
     """
     depth = validation.integer("depth", depth, at_least=1, below=DEEPEST + 1)
     validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
-    if parameterization == "mean_field" and depth == 1:
-        raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
-    if learning_rates is not None or any(isinstance(v, (list, tuple)) for v in (activation, weight_std, bias_std)):
+    _require_end(parameterization, depth)
+    if (
+        parameterization == "mup"
+        or learning_rates is not None
+        or any(isinstance(v, (list, tuple)) for v in (activation, weight_std, bias_std))
+    ):
         layers = _untied(depth, activation, weight_std, bias_std)
     else:
         if depth == 1:  # no variance of hidden signals: the output's own is all that must be in range

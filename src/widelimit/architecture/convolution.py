@@ -115,7 +115,7 @@ class Conv(Affine):
 
     def apply(self, params: Params, signals: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         placed, axes = self.placed, "DHW"[3 - len(self.placed.sites) :]
-        weight, bias = self.dense.scales(signals.shape[-1] * placed.count)
+        weight, bias = self.dense.scales(signals.shape[-1] * placed.count, params["bias"].shape[-1])
         params = params if self.trained else jax.lax.stop_gradient(params)
         sums = jax.lax.conv_general_dilated(
             placed.padded(signals, 1),

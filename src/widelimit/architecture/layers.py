@@ -97,7 +97,7 @@ class Dense(Affine):
     Infinite width: Sigma <- weight_std^2 E[a a'] + bias_std^2, Theta <- weight_std^2 Theta + Sigma.
     With base_width N the standard map is a -> sqrt(N/width) W a + b, W from N(0, weight_std^2/N): Theta <- weight_std^2
     Theta + N E[a a'] + 1 (Sohl-Dickstein et al. 2020, arXiv 2001.07301). A learning_rate c has parameters sqrt(c) times
-    as steep, and c times the layer's own part of Theta.
+    as steep, and c times the layer's own part of Theta; rate_by multiplies c by a size over base_width ("mup").
     Source: section 2.2 and Theorem 4.1 (corrected) of the paper; Jacot et al. 2018, arXiv 1806.07572, section 2 and
     Theorem 1.
     """
@@ -108,9 +108,11 @@ class Dense(Affine):
     trained: bool = field(default=True, metadata=INTERNAL)
     base_width: float | None = field(default=None, metadata=INTERNAL)
     learning_rate: float = field(default=1.0, metadata=INTERNAL)
+    rate_by: str = field(default="", metadata=INTERNAL)
     simple: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        validation.choice("rate_by", self.rate_by, ("", "inputs", "outputs"))
         validation.finite_scalar("weight_std", self.weight_std, above=0.0)
         validation.finite_scalar("bias_std", self.bias_std, at_least=0.0)
         validation.flag("standard", self.standard)
@@ -130,19 +132,23 @@ class Dense(Affine):
         if self.standard:
             weight = weight * jnp.asarray(self.weight_std / math.sqrt(self.base_width or inputs), dtype)
             bias = bias * jnp.asarray(self.bias_std, dtype)
-        if self.learning_rate != 1:
-            weight, bias = (leaf * jnp.asarray(self.learning_rate**-0.5, dtype) for leaf in (weight, bias))
+        if (rate := self._rate(inputs, outputs)) != 1:
+            weight, bias = (leaf * jnp.asarray(rate**-0.5, dtype) for leaf in (weight, bias))
         return {"weight": weight, "bias": bias}
 
-    def scales(self, inputs: int) -> tuple[Scalar, Scalar]:
+    def _rate(self, inputs: int, outputs: int) -> float:
+        size = {"": 1.0, "inputs": inputs, "outputs": outputs}[self.rate_by]
+        return self.learning_rate * (size / (self.base_width or 1.0) if self.rate_by else 1.0)
+
+    def scales(self, inputs: int, outputs: int) -> tuple[Scalar, Scalar]:
         """Return the factors of W a and of b in the finite map."""
-        steep = math.sqrt(self.learning_rate)
+        steep = math.sqrt(self._rate(inputs, outputs))
         if self.standard:
             return steep * math.sqrt((self.base_width or inputs) / inputs), steep * jnp.sign(self.bias_std)
         return steep * self.weight_std / math.sqrt(inputs), steep * self.bias_std
 
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
-        weight, bias = self.scales(signals.shape[-1])
+        weight, bias = self.scales(signals.shape[-1], params["bias"].shape[-1])
         drawn = params["weight"], params["bias"]
         w, b = drawn if self.trained else jax.lax.stop_gradient(drawn)
         after = jnp.asarray(weight * jnp.matmul(signals, w.T, precision="highest") + bias * b)

@@ -73,7 +73,7 @@ class LocallyConnected(Affine):
 
     def apply(self, params: Params, signals: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         placed = self.conv.placed
-        weight, bias = self.conv.dense.scales(signals.shape[-1] * placed.count)
+        weight, bias = self.conv.dense.scales(signals.shape[-1] * placed.count, params["bias"].shape[-1])
         params = params if self.conv.trained else jax.lax.stop_gradient(params)
         taps = jnp.stack(list(placed.each(signals, 1)), axis=-2)  # (n, *S, taps, channels)
         sums = jnp.einsum("n...tc,o...tc->n...o", taps, params["weight"], precision="highest")

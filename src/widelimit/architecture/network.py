@@ -29,9 +29,8 @@ from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance, correlate_points, correlation_with_itself
 from widelimit.validation import Array
 
-PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
+PARAMETERIZATIONS = ("ntk", "standard", "mean_field", "mup")
 """The parameters of finite networks are scaled in one of these ways; `mlp` says what each means."""
-
 _MARGIN = 0.01
 """Ranges are widened by this share: between points of the grid, deviations leave the range seen there by less."""
 
@@ -240,8 +239,9 @@ class Network:
         return self.output_scale(params) * signals.reshape(len(X), signals.shape[-1])
 
     def output_scale(self, params: tuple[Params, ...]) -> float:
-        """Return 1/sqrt(n_{L-1}) in the mean-field parameterisation, else 1."""
-        return 1 / math.sqrt(params[-1]["weight"].shape[-1]) if self.parameterization == "mean_field" else 1.0
+        """Return sqrt(N/n_{L-1}) in the mean-field (N = 1) and the maximal update parameterisation, else 1."""
+        share = (self.base_width or 1.0) / params[-1]["weight"].shape[-1]
+        return math.sqrt(share) if self.parameterization in ("mean_field", "mup") else 1.0
 
     def _inputs(self, params: Any, X: Any, *, axes: int) -> Any:
         """Return X, checked against parameters whose leaves have `axes` leading axes."""

@@ -24,6 +24,7 @@ NAMES: tuple[str, ...] = (
     "residual_depth",
     "pooling_averages_shifts",
     "learning_curves",
+    "training_at_finite_width",
     "transformer_limit",
     "graph_limit",
 )

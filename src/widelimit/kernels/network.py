@@ -314,10 +314,11 @@ def nngp(net: Network) -> NNGP:
 
     Raises:
         TypeError: net is not a Network.
-        ValueError: the parameterisation is "mean_field", whose outputs tend to 0.
+        ValueError: the parameterisation is "mean_field" or "mup", whose outputs tend to 0.
     """
-    if _network(net).parameterization == "mean_field":
-        raise ValueError('the outputs of mean-field networks tend to 0; pass wl.mlp(..., parameterization="ntk").')
+    if _network(net).parameterization in ("mean_field", "mup"):
+        kind = net.parameterization.replace("_", "-")
+        raise ValueError(f'the outputs of {kind} networks tend to 0; pass wl.mlp(..., parameterization="ntk").')
     return NNGP(net)
 
 
@@ -329,12 +330,13 @@ def ntk(net: Network) -> NTK:
 
     Raises:
         TypeError: net is not a Network.
-        ValueError: an activation jumps, so that E[phi'(u) phi'(v)] diverges as u -> v: there is no limit; "mean_field",
-            or "standard" without a base_width, whose kernel grows like the width.
+        ValueError: an activation jumps, so that E[phi'(u) phi'(v)] diverges as u -> v: there is no limit; "mean_field"
+            and "mup", or "standard" without a base_width, whose kernel grows like the width.
     """
-    if _network(net).parameterization == "mean_field":
+    if _network(net).parameterization in ("mean_field", "mup"):
         raise ValueError(
-            "the tangent kernel of mean-field networks changes in training at every width: no limit describes it; "
+            f"the tangent kernel of {net.parameterization.replace('_', '-')} networks changes in training at every "
+            f"width, features are learned: no kernel is their limit; train one with wl.train, "
             'pass parameterization="ntk", or take the kernel of one network: wl.empirical_ntk(net.apply, params).'
         )
     if net.parameterization == "standard" and net.base_width is None:
