@@ -159,14 +159,21 @@ def first_tables(monkeypatch):
     ("activation", "depth", "quick"),
     [
         *(("tanh", 3, True), ("silu", 3, True), ("hard_tanh", 3, True), ("relu", 5, True)),
-        *(("relu", 6, False), ("gelu", 3, False), ("mish", 3, False)),
+        *(("erf", 9, True), ("gelu", 9, True), ("mish", 3, True), ("relu", 6, False)),
     ],
 )
 def test_what_is_no_slower_compiles_in_half_of_the_time(activation, depth, quick):
     k = wl.ntk(wl.mlp(depth=depth, activation=activation)).prepared(data(200)[0])
-    assert k.quick == quick
+    assert k.quick_in("float64") == quick
     several, one = (tiles._program(k, np.zeros((count, 128, 3))) for count in (2, 1))
     assert (several is one) == (not quick)
+    assert k.quick_in(np.float32) == (quick and activation != "erf")
+
+
+@pytest.mark.usefixtures("first_tables")
+def test_long_tables_compile_with_all_optimisations(monkeypatch):
+    monkeypatch.setattr("widelimit.activations.tabulated.numerical.QUICK_TERMS", 300)
+    assert not wl.ntk(wl.mlp(depth=3, activation="mish")).prepared(data(200)[0]).quick_in("float64")
 
 
 @pytest.mark.usefixtures("first_tables")

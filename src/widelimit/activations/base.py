@@ -43,7 +43,9 @@ class Activation(abc.ABC):
 
     name: ClassVar[str]
     quick_depth: ClassVar[int] = 0
-    """Kernels of networks of it alone are `quick` up to this depth (`PairKernel.quick`)."""
+    """Kernels of networks of it alone are `quick` up to this depth (`PairKernel.quick_in`)."""
+    quick_types: ClassVar[tuple[str, ...]] = ("float32", "float64")
+    """Names of the dtypes in which they are."""
     light: ClassVar[bool] = True
     """True if its `encode` is `light` (`PairKernel.light`)."""
     kinks: tuple[float, ...] = ()

@@ -292,7 +292,7 @@ class Network:
             points, variance = self.inputs.embed(X)
             variance = variance._replace(among=among_sites_of(points) if self.across else None)
         variance, _, memos = self._compact.encode_with_mean(variance, None)
-        memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos)
+        memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., None], -2, 0), memos)
         tangent = None if variance.among is None else variance.among.tangent.reshape(len(X))
         output = Variance(variance.value.reshape(len(X)), variance.exponent.reshape(len(X)))
         return NetworkFeatures(points, memos, output, tangent)

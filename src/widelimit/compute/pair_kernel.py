@@ -35,8 +35,7 @@ class PairKernel(abc.ABC):
         """Return the rows of a tile at most, where a pair takes long."""
         return min((part.largest_tile for part in self.operands), default=plan.LARGEST)
 
-    @property
-    def quick(self) -> bool:
+    def quick_in(self, dtype: Any) -> bool:
         """Return True if XLA's older emitters, which compile in half of the time, make no slower program of a tile."""
         return False
 

@@ -92,8 +92,8 @@ _tiles = {quick: jax.jit(_tile, compiler_options=_WIDE | (QUICK if quick else {}
 
 def _program(kernel: PairKernel, patches: Features) -> Callable[..., jax.Array]:
     """Return the program of a tile; of a single patch the quick one is slower, but for kernels that have only such."""
-    several = len(jax.tree.leaves(patches)[0]) > 1 or kernel.largest_tile < PATCH
-    return _tiles[several and kernel.quick]
+    first = jax.tree.leaves(patches)[0]
+    return _tiles[(len(first) > 1 or kernel.largest_tile < PATCH) and kernel.quick_in(first.dtype)]
 
 
 def _cut(features: Features, n: int, count: int) -> Features:

@@ -185,10 +185,9 @@ class _NetworkKernel(Matrices, abc.ABC):
     def numbers_per_pair(self) -> int:
         return self.net.numbers_per_pair
 
-    @property
-    def quick(self) -> bool:
-        deepest = min((activation.quick_depth for activation in self.net.activations()), default=ANY_DEPTH)
-        return self._compiles_longer_than_it_runs and self.net.depth <= deepest
+    def quick_in(self, dtype: Any) -> bool:
+        quick = [own.quick_depth * (np.dtype(dtype).name in own.quick_types) for own in self.net.activations()]
+        return self._compiles_longer_than_it_runs and self.net.depth <= min(quick, default=ANY_DEPTH)
 
     @property
     def light(self) -> bool:

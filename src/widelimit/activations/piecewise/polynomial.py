@@ -11,12 +11,13 @@ from widelimit.activations.base import ANY_DEPTH, Activation
 from widelimit.activations.piecewise.closed_form import ClosedForm
 from widelimit.activations.piecewise.parity import PiecesMemo
 from widelimit.activations.piecewise.tabulation import tabulate_pieces
+from widelimit.activations.row_groups import by_rows
 from widelimit.activations.tabulated import fixed_lengths
-from widelimit.activations.tabulated.lookup import TableMemo, by_rows, correlate_by_table, look_up
+from widelimit.activations.tabulated.lookup import TableMemo, correlate_by_table, look_up
 from widelimit.activations.tabulated.tables import Table, error_target, half_octaves
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, correlation_with_itself
+from widelimit.signals import Correlation, Variance, correlation_from_gap, correlation_with_itself
 
 LARGEST_DEGREE = 2
 
@@ -131,4 +132,5 @@ class PiecewisePolynomial(Activation):
     def correlate(self, x: Any, y: Any, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         if self.table:
             return correlate_by_table(self.table, x, y, correlation)
-        return by_rows(self.closed.pair_map, x, y, correlation)
+        gap, slope = by_rows(self.closed.pair_map, x, y, correlation)
+        return correlation_from_gap(gap, correlation.positive), slope

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,18 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
+from widelimit.activations.row_groups import by_rows
 from widelimit.activations.tabulated.chunks import Chunks, chunks_memo, mean_and_slope_by_x
 from widelimit.activations.tabulated.coincident import CoincidentMemo, coincident_memo, coincident_values, kink_pair
 from widelimit.activations.tabulated.expansions import ExpansionMemo, contract, contract_rectangle, expansion_memo
 from widelimit.activations.tabulated.moments import with_growth
 from widelimit.activations.tabulated.tables import FURTHEST, OWN_TERMS, Part, Table, polynomials
 from widelimit.signals import Correlation, Variance, correlation_from_gap, with_sign
-
-ROWS = 8
-"""Rows of a series at once: with 128 columns their intermediate arrays stay in a core's cache; one row is too short."""
-LARGE = 2**22
-"""Pairs of a tile of a device, which is taken in STEPS steps, each of them work for all of it."""
-STEPS = 16
 
 
 class PartMemo(NamedTuple):
@@ -117,7 +111,8 @@ def correlate_by_table(
     Otherwise it would keep some 500 numbers of every pair.
     """
     pairs = functools.partial(pair_map, table.cast(correlation.one_minus.dtype))
-    return by_rows(pairs if remember else jax.checkpoint(pairs, prevent_cse=False), x, y, correlation)
+    gap, slope = by_rows(pairs if remember else jax.checkpoint(pairs, prevent_cse=False), x, y, correlation)
+    return correlation_from_gap(gap, correlation.positive), slope
 
 
 def _of_chunks(
@@ -158,29 +153,3 @@ def _mean_and_slope(coefficients: Any, psi: jax.Array, gap: jax.Array) -> tuple[
     by_psi = (4 / math.pi) * (odd + 4 * x * (even_slope + x * odd_slope))
     mean = even + x * odd
     return mean, mean + series.safe_sqrt(gap / (2 - gap)) * by_psi
-
-
-def by_rows(
-    correlate: Callable[[Any, Any, Correlation], tuple[jax.Array, jax.Array]], x: Any, y: Any, correlation: Correlation
-) -> tuple[Correlation, jax.Array]:
-    """Compute correlation and slope from correlate(x, y, correlation), the gap to the nearer end and the slope.
-
-    Some rows at a time where correlations are a matrix and x has leaves (.., n, 1), y (.., 1, m): fused with the layers
-    around, XLA evaluates a long series again for every use, 100 times slower. It evaluates each of several results
-    separately, so the two are the halves of one complex number.
-    """
-    if correlation.one_minus.ndim != 2 or any(leaf.shape[-1] != 1 for leaf in jax.tree.leaves(x)):
-        gap, slope = correlate(x, y, correlation)
-        return correlation_from_gap(gap, correlation.positive), slope
-    count = len(correlation.one_minus)
-    step = math.gcd(count, ROWS if correlation.one_minus.size < LARGE else count // STEPS)
-
-    def groups(leaf: jax.Array) -> jax.Array:
-        whole = jnp.broadcast_to(leaf, (*leaf.shape[:-2], count, leaf.shape[-1]))
-        return jnp.moveaxis(whole.reshape(*leaf.shape[:-2], count // step, step, leaf.shape[-1]), -3, 0)
-
-    after = jax.lax.map(
-        lambda group: jax.lax.complex(*correlate(group[0], y, group[1])), jax.tree.map(groups, (x, correlation))
-    )
-    both = after.reshape(count, -1)
-    return correlation_from_gap(both.real, correlation.positive), both.imag

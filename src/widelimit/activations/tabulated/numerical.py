@@ -22,8 +22,10 @@ from widelimit.signals import Correlation, Variance, correlation_with_itself, de
 LARGEST_TRACED = 8.0
 """Standard deviations of signals up to which tables serve under jit, grad and vmap, where inputs are not known."""
 
-QUICK_TERMS = 320
-"""Terms of H up to which XLA's older emitters make a tile as fast (measured: tanh has 300)."""
+QUICK_TERMS = 480
+"""Terms of H up to which XLA's older emitters make a tile as fast (measured: u/(1 + u^2) has 474)."""
+SHORT = 320
+"""Terms of H up to which a warm call takes so little that encoding is compiled with optimisation (tanh has 300)."""
 
 
 @final
@@ -97,12 +99,17 @@ class Numerical(Activation):
 
     @property
     def quick_depth(self) -> int:  # type: ignore[override]
+        return ANY_DEPTH * (0 < self._terms <= QUICK_TERMS)
+
+    @property
+    def _terms(self) -> int:
+        """Return the terms of H; 0 without a table."""
         parts = (self.table.even, self.table.odd) if self.table else ()
-        return ANY_DEPTH * (0 < sum(sum(part.mean_slope.pattern) for part in parts if part) <= QUICK_TERMS)
+        return sum(sum(part.mean_slope.pattern) for part in parts if part)
 
     @property
     def light(self) -> bool:  # type: ignore[override]
-        return not self.quick_depth  # encoding with a short table would take a tenth of the time of a warm call
+        return not 0 < self._terms <= SHORT  # encoding would take a tenth of the time of a warm call
 
     def _ready(self, dtype: Any) -> Table:
         """Return the table; under a trace, where no range is known, the one for all usual deviations."""
