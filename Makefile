@@ -9,7 +9,7 @@ COMPILE := $(UV) compile --quiet --universal --python-version 3.11 --upgrade --g
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-claims test-slow test-torch test-cluster test-lowest format lock clean bench bench-full bench-gpu
+.PHONY: help demo test test-claims test-slow test-torch test-browser test-cluster test-lowest format lock clean bench bench-full bench-gpu
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,11 @@ test-slow: .venv/.ready-dev  ## Run finite networks of all layers against their 
 
 test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch
 	.venv-torch/bin/python -m pytest tests/test_torch.py tests/test_torch_uses.py tests/test_torch_rows.py tests/test_torch_tangents.py tests/test_torch_devices.py tests/test_networkx.py $(PARALLEL)
+
+test-browser: .venv-browser/.ready  ## Run the tests of the explorer's page in Chromium (apt-get install chromium)
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ echo "make test-browser needs Chromium: apt-get install -y chromium" >&2; exit 1; }
+	.venv-browser/bin/python -m pytest tests/test_explorer_in_a_browser.py
 
 test-cluster: .venv-cluster/.ready  ## Run the tests on a simulated cluster and object store: workers killed, disks full
 	.venv-cluster/bin/python -m pytest tests/test_cluster.py tests/test_cluster_cholesky.py
@@ -58,7 +63,7 @@ lock: .venv-uv/.ready  ## Lock the dependencies again, at their newest versions
 	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## Remove the environments, caches and builds
-	rm -rf .venv .venv-gpu .venv-torch .venv-cluster .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-gpu .venv-torch .venv-browser .venv-cluster .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Benchmarks are the scripts that say SMALL = True or SMALL = False.
@@ -102,6 +107,11 @@ endef
 .venv-torch/.ready: .venv/.ready-dev
 	$(environment_above)
 	$(PIP_INSTALL) torch==2.13.0
+	@touch $@
+
+.venv-browser/.ready: .venv/.ready-dev
+	$(environment_above)
+	$(PIP_INSTALL) playwright==1.65.2
 	@touch $@
 
 # moto serves S3; its extra "server" would install the servers of all other services.

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
 
-from widelimit.cli import benchmark, cost, demo, fit, interruption, kernel, learning_curve, predict, verify
+from widelimit.cli import benchmark, cost, demo, explore, fit, interruption, kernel, learning_curve, predict, verify
 from widelimit.cli.command import Command
 from widelimit.cli.options import Output, dataclass_group, with_options
 from widelimit.cli.reporting import plain_errors, print_json, version
@@ -29,6 +29,7 @@ app.command(cls=Command)(kernel.kernel)
 app.command(cls=Command)(learning_curve.learning_curve)
 app.command(cls=Command)(cost.cost)
 app.command(cls=Command)(demo.demo)
+app.command(cls=Command)(explore.explore)
 app.command(cls=Command)(verify.verify)
 
 
