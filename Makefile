@@ -6,10 +6,14 @@ PARALLEL := --numprocesses auto --dist worksteal
 COMPILE := $(UV) compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	--custom-compile-command "make lock" pyproject.toml
 
+# The site's figures are made as tests are: compiled quickly, on one thread of BLAS, and no window.
+SPHINX := JAX_DISABLE_MOST_OPTIMIZATIONS=1 OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MPLBACKEND=agg \
+	.venv-docs/bin/python -m sphinx --quiet
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-claims test-slow test-torch test-browser test-cluster test-lowest format lock clean bench bench-full bench-gpu
+.PHONY: help demo test test-claims test-slow test-torch test-browser test-cluster test-lowest docs format lock clean bench bench-full bench-gpu
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -45,6 +49,9 @@ test-cluster: .venv-cluster/.ready  ## Run the tests on a simulated cluster and 
 test-lowest: .venv-lowest/.ready  ## Run the tests with the oldest supported dependencies (Python 3.11 or 3.12)
 	.venv-lowest/bin/pytest $(PARALLEL)
 
+docs: .venv-docs/.ready  ## Build the site in build/site: pages, reference, tutorials and figures; warnings and broken links are errors
+	$(SPHINX) --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/site
+
 bench: .venv/.ready  ## Measure the claims of speed that take minutes (benchmarks/README.md)
 	@$(call run_benchmarks,^SMALL = True)
 
@@ -63,7 +70,8 @@ lock: .venv-uv/.ready  ## Lock the dependencies again, at their newest versions
 	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## Remove the environments, caches and builds
-	rm -rf .venv .venv-gpu .venv-torch .venv-browser .venv-cluster .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf docs/generated
+	rm -rf .venv .venv-gpu .venv-torch .venv-browser .venv-cluster .venv-docs .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Benchmarks are the scripts that say SMALL = True or SMALL = False.
@@ -112,6 +120,14 @@ endef
 .venv-browser/.ready: .venv/.ready-dev
 	$(environment_above)
 	$(PIP_INSTALL) playwright==1.65.2
+	@touch $@
+
+# On top of that with PyTorch, whose own .pth file names .venv.
+.venv-docs/.ready: docs/requirements.txt .venv-torch/.ready
+	$(new_environment)
+	@echo "import site; site.addsitedir('$$(.venv-torch/bin/python -c "$(PACKAGES)")')" \
+		>"$$($(@D)/bin/python -c "$(PACKAGES)")/below.pth"
+	$(PIP_INSTALL) --requirement docs/requirements.txt
 	@touch $@
 
 # moto serves S3; its extra "server" would install the servers of all other services.

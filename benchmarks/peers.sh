@@ -18,7 +18,7 @@ make_environment() {
     touch "$folder/$name/.ready"
 }
 
-make_environment nt neural-tangents==0.6.5 jax==0.5.3 jaxlib==0.5.3 scipy==1.13.1
-make_environment gpytorch torch==2.13.0 gpytorch==1.15.2
+make_environment nt neural-tangents==0.6.5 jax==0.5.3 jaxlib==0.5.3 scipy==1.13.1 mpmath==1.3.0
+make_environment gpytorch torch==2.13.0 gpytorch==1.15.2 botorch==0.18.1
 make_environment tables --editable "$(dirname "$0")/.." \
     torch==2.13.0 gpytorch==1.15.2 catboost==1.2.10 lightgbm==4.7.0 xrfm==0.4.5

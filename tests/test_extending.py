@@ -90,7 +90,8 @@ def without_docstrings(path):
 def documents():
     """{path: text} of the library, its documentation and the tables of its tests."""
     source = [path for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".pyi")]
-    pages = [path for path in (ROOT / "docs").glob("*.md") if not path.name.startswith(("benchmarks", "extending"))]
+    left_out = ("benchmarks", "comparison", "extending")  # results, and the page that the test is about
+    pages = [path for path in (ROOT / "docs").glob("*.md") if not path.name.startswith(left_out)]
     tables = [ROOT / "tests" / name for name in TABLES]
     return {p.relative_to(ROOT).as_posix(): without_docstrings(p) for p in (*source, *pages, *tables)}
 

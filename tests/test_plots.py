@@ -1,8 +1,13 @@
+import itertools
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import widelimit as wl
@@ -100,3 +105,60 @@ def test_learning_has_a_panel_for_every_time(post, trained, times):
 def test_pyplot_is_never_loaded():
     code = "import sys, widelimit.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+COLOUR = re.compile(r"""["']#[0-9a-fA-F]{6}["']""")
+"""A colour in code; only plots.py has any."""
+
+
+def test_colours_are_those_of_the_house():
+    root = Path(__file__).parents[1]
+    files = [path for folder in ("src", "docs", "benchmarks") for path in (root / folder).rglob("*.py")]
+    files = [path for path in files if "generated" not in path.parts]  # by `make docs`
+    assert {path.relative_to(root).as_posix() for path in files if COLOUR.search(path.read_text())} == {
+        "src/widelimit/plots.py"
+    }
+    assert plots.BAYES in (root / "src" / "widelimit" / "pages.css").read_text()  # the accent of pages
+    assert COLOUR.search('color="#4a7c3a"')
+
+
+BLINDNESS = {
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "none": np.eye(3),
+}
+"""Linear RGB as seen with full colour blindness: Machado, Oliveira and Fernandes 2009, table of severity 1."""
+
+
+def lab(color, blindness):
+    """CIE L*a*b* (D65) of a colour as it is seen."""
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.asarray(BLINDNESS[blindness]) @ linear, 0, 1)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ seen
+    f = np.cbrt(xyz / [0.9505, 1.0, 1.089]) if seen.any() else np.full(3, 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def nearest(colors):
+    """The smallest distance of two of the colours, over all kinds of colour blindness; a just noticeable one is 2.3."""
+    pairs = itertools.combinations(colors, 2)
+    return min(float(np.linalg.norm(lab(a, kind) - lab(b, kind))) for a, b in pairs for kind in BLINDNESS)
+
+
+def test_the_colour_blind_distinguish_the_colours():
+    assert nearest(plots.LINES) > 20
+    assert nearest((plots.BAYES, plots.DESCENT, plots.DATA)) > 20
+    assert nearest((plots.DESCENT, "#4a7c3a")) < 20  # red and green of equal lightness
+
+
+def test_the_settings_of_the_house_are_those_of_its_frames():
+    with rc_context(plots.HOUSE):
+        axes = Figure().subplots()
+    dressed = plots.dress(Figure().subplots(), xlabel="x")
+    for side in ("top", "right"):
+        assert not axes.spines[side].get_visible()
+        assert not dressed.spines[side].get_visible()
+    assert axes.xaxis.label.get_size() == dressed.xaxis.label.get_size() == 9
+    assert axes.title.get_size() == dressed.title.get_size()

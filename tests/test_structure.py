@@ -403,8 +403,8 @@ TEXTS = {".py", ".md", ".toml", ".lock", ".pyi", ""}
 
 
 def texts():
-    """Files of the project that people write, found without git: an unpacked archive has none."""
-    inside = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
+    """Files of the project that people write, without git (an archive has none), not those of `make docs`."""
+    inside = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if "generated" not in path.parts]
     return [path for path in [*ROOT.iterdir(), *inside] if path.is_file() and path.suffix in TEXTS]
 
 

@@ -16,7 +16,7 @@ from widelimit.cli.demonstration import CLASSIFICATION, SETS, load
 
 HERE = Path(__file__).parent
 SIZES = np.array([100, 200, 400, 800, 1257])
-MODELS = {"conv NNGP": plots.BAYES, "NNGP": plots.DESCENT, "SVM": "#777777"}
+MODELS = {"conv NNGP": plots.BAYES, "NNGP": plots.DESCENT, "SVM": plots.PEERS}
 IMAGE = wl.Image(8, 8, 1)
 
 

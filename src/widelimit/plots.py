@@ -1,12 +1,17 @@
-"""Figures draw a result on matplotlib Axes. Object-oriented: nothing here touches pyplot or its global state."""
+"""Figures draw a result on matplotlib Axes, in the house style; colours, sizes, frames and legends are set here.
+
+Object-oriented: nothing here touches pyplot or its global state.
+"""
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.rcsetup import cycler
 
 from widelimit.inference.ensemble import Ensemble
 from widelimit.inference.posterior import Posterior
@@ -17,11 +22,36 @@ from widelimit.validation import Array
 NORMAL_QUANTILE = 1.959963984540054
 """The 97.5 % quantile of N(0, 1)."""
 BAYES, DESCENT, DATA = "#1b6ca8", "#c8553d", "#222222"
-"""Colours: posterior, trained networks, data; distinguished in greyscale and by the colour-blind."""
+"""Colours: posterior, trained networks, data."""
+PEERS = "#767676"
+"""The colour of other libraries' results."""
+LINES = (BAYES, DESCENT, "#d9a21b", "#7a33d1", "#6fb3e0")
+"""Colours of lines without such a meaning, in this order: the colour-blind distinguish any two."""
 
 Color = str | tuple[float, float, float, float]
 PAGE, HALF_A_LINE = 5.0, 30
 """Width of a page's figure in inches; characters of 8 points in half of it."""
+HOUSE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.labelsize": 9,
+    "axes.prop_cycle": cycler(color=LINES),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 150,
+    "figure.figsize": (PAGE, 3.0),
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
+"""The house style as settings of matplotlib, for figures of your own: `matplotlib.rc_context(plots.HOUSE)`."""
 
 
 def band(
@@ -162,9 +192,9 @@ def dress(axes: Axes, *, xlabel: str = "", ylabel: str = "") -> Axes:
     if ylabel:
         axes.set_ylabel(ylabel, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.title.set_fontsize(10)
-    axes.tick_params(labelsize=8, which="both")
+    axes.grid(alpha=HOUSE["grid.alpha"], linewidth=HOUSE["grid.linewidth"])
+    axes.title.set_fontsize(HOUSE["axes.titlesize"])
+    axes.tick_params(labelsize=HOUSE["xtick.labelsize"], which="both")
     return axes
 
 

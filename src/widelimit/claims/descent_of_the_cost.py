@@ -92,7 +92,7 @@ def draw(data: Data, control: Data) -> Figure:
     """Draw the rates of fall over time, theory and differences."""
     figure, (axes,) = plots.panels(1)
     _, losses = problem()
-    for name, color in zip(losses, (plots.BAYES, plots.DESCENT, "#4a7c3a", "#7a4a8c"), strict=True):
+    for name, color in zip(losses, plots.LINES[:4], strict=True):
         axes.loglog(data["times"], data[f"{name}/norm"], color=color, label=name)
         axes.loglog(data["times"], -data[f"{name}/slope"], "o", color=color, markersize=4)
     printed = np.sqrt(data["squared error/norm"])

@@ -11,6 +11,7 @@ from statistics import median
 from matplotlib.figure import Figure
 from rich.table import Table as Grid
 
+from widelimit import plots
 from widelimit.cli import baselines, terminal
 from widelimit.cli.comparison import SCORES, BenchmarkResult, ModelScores
 from widelimit.cli.files import save_figure
@@ -23,8 +24,6 @@ MEANINGS = {
     "accuracy": "share of the test rows whose most probable class is right",
     "log_loss": "mean negative log probability of the true class (smaller is better)",
 }
-OURS, PEERS = "#1b6ca8", "#777777"
-"""Colours of this library's models and of the others."""
 LIBRARY = ("NTK", "NNGP", "conv NNGP")
 SETTINGS = {
     "regression": (
@@ -121,13 +120,11 @@ def draw(result: BenchmarkResult, path: Path) -> None:
         for place, row in enumerate(rows):
             mean, error = row.mean(score), row.error(score)
             if math.isfinite(mean):
-                color = OURS if row.model in LIBRARY else PEERS
+                color = plots.BAYES if row.model in LIBRARY else plots.PEERS
                 axes.errorbar(mean, place, xerr=error, fmt="o", color=color, capsize=3, markersize=5)
         if score == "coverage_95":
-            axes.axvline(0.95, color="black", linewidth=0.8, linestyle=":")
-        axes.set_xlabel(textwrap.fill(MEANINGS[score], 36))
-        axes.grid(axis="x", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+            axes.axvline(0.95, color=plots.DATA, linewidth=0.8, linestyle=":")
+        plots.dress(axes, xlabel=textwrap.fill(MEANINGS[score], 36))
     panels[0].set_yticks(range(len(rows)), [row.model for row in rows])
     figure.suptitle(
         f"{result.table.path.name}: {result.table.frame.height} rows, {result.folds} folds; mean ± standard error",
