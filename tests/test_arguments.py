@@ -976,6 +976,7 @@ INNER = {
         "output_scale",
         "feature_map",
         "numbers_per_input",
+        "quick_in",
         "times",
         "factors",
         "parts",
