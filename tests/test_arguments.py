@@ -977,6 +977,7 @@ INNER = {
         "feature_map",
         "numbers_per_input",
         "quick_in",
+        "covariance_error",
         "times",
         "factors",
         "parts",

@@ -385,7 +385,10 @@ def test_the_version_is_that_of_the_project_file():
     assert run.stdout.split() == ["False", "False"]
 
 
-PAGES = ["README.md", *(f"docs/{f.name}" for f in sorted((ROOT / "docs").glob("*.md")) if "```python\n" in f.read_text())]
+PAGES = [
+    "README.md",
+    *(f"docs/{f.name}" for f in sorted((ROOT / "docs").glob("*.md")) if "```python\n" in f.read_text()),
+]
 
 
 @pytest.mark.usefixtures("short_searches")

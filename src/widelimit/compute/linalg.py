@@ -142,39 +142,61 @@ def rounding(n: int, largest: float) -> float:
     return n * EPS * largest
 
 
-def eigenpairs(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def eigenpairs(matrix: np.ndarray, error: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Compute eigenvalues (ascending) and eigenvectors of a semi-definite matrix; `matrix` is overwritten.
 
-    Raises: MemoryError: no room for the eigenvectors and their workspace; ValueError: an eigenvalue is negative beyond
-    rounding: the kernel is not positive semi-definite.
+    error: as of `semi_definite`. Raises: MemoryError: no room for the eigenvectors and their workspace; ValueError: as
+    `semi_definite`.
     """
+    values, vectors = decompose(matrix)
+    return semi_definite(values, error), vectors
+
+
+def decompose(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute eigenvalues and eigenvectors of a symmetric matrix, as `eigenpairs`, of any sign."""
     n = len(matrix)
     memory.require(3 * 8 * n * n, f"the eigenvectors of a {n} x {n} matrix")
     with threads.limit_decomposition(n):
         values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
-    refuse_negative(values)
     return values, vectors
 
 
-def indefinite(values: np.ndarray) -> bool:
-    """Return True if the smallest of the eigenvalues (ascending) is negative beyond the rounding of a decomposition."""
-    return bool(values[0] < -10 * rounding(len(values), max(values[-1], 0.0)))
+def semi_definite(values: np.ndarray, error: float = 0.0) -> np.ndarray:
+    """Return the eigenvalues (ascending) of a matrix that is positive semi-definite to rounding, and to `error`.
+
+    error: bound on the error of eigenvalues that the entries bring (`Kernel.covariance_error`). Where one is negative
+    beyond rounding, but within that error, all eigenvalues of its size or less are 0.
+
+    Raises: ValueError: one is negative beyond both: the kernel is not positive semi-definite.
+    """
+    if not indefinite(values):
+        return values
+    refuse_negative(values, error)
+    return np.where(abs(values) <= -values[0], 0.0, values)
 
 
-def refuse_negative(values: np.ndarray) -> None:
+def indefinite(values: np.ndarray, error: float = 0.0) -> bool:
+    """Return True if the smallest eigenvalue (ascending) is negative beyond rounding of a decomposition and `error`."""
+    return bool(values[0] < -10 * rounding(len(values), max(values[-1], 0.0)) - error)
+
+
+def refuse_negative(values: np.ndarray, error: float = 0.0) -> None:
     """Refuse eigenvalues (ascending) of a matrix that is not positive semi-definite. Raises: ValueError."""
-    if indefinite(values):
+    if indefinite(values, error):
         raise ValueError(
             f"the kernel matrix is not positive semi-definite: its smallest eigenvalue is {values[0]:.3g}, its largest "
             f"{values[-1]:.3g}."
         )
 
 
-def eigenvalues(matrix: np.ndarray) -> np.ndarray:
-    """Compute `eigenpairs` without vectors: a fifth of the work; `matrix` is overwritten. Raises: as `eigenpairs`."""
+def eigenvalues(matrix: np.ndarray, error: float = 0.0) -> np.ndarray:
+    """Compute eigenvalues (ascending) as they come, without vectors, in a fifth of the time; `matrix` is overwritten.
+
+    Raises: ValueError: one is negative beyond rounding and `error`, as of `semi_definite`.
+    """
     with threads.limit_decomposition(len(matrix)):
         values = np.asarray(scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True, check_finite=False))
-    refuse_negative(values)
+    refuse_negative(values, error)
     return values
 
 
@@ -213,13 +235,13 @@ def cholesky(matrix: np.ndarray, *, report: Report = no_progress) -> Cholesky | 
     return None
 
 
-def eigen(matrix: np.ndarray) -> Eigen:
+def eigen(matrix: np.ndarray, error: float = 0.0) -> Eigen:
     """Factorise a symmetric positive semi-definite (n, n) matrix of any rank; it is overwritten.
 
-    Raises: as `eigenpairs`, and ValueError: an entry is NaN or infinite.
+    error: as of `eigenpairs`. Raises: as `eigenpairs`, and ValueError: an entry is NaN or infinite.
     """
     refuse_non_finite(matrix)
-    values, vectors = eigenpairs(matrix)
+    values, vectors = eigenpairs(matrix, error)
     kept = values > rounding(len(values), values[-1])
     values, vectors = values[kept], vectors[:, kept]
     spread = float(np.sqrt(values[-1] / values[0])) if len(values) else 1.0

@@ -24,7 +24,7 @@ from widelimit.inference.conditioning import posterior
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import ScaledFit, Search, fit_input_scales, fit_label_scales, spread
 from widelimit.inference.left_out import DistinctRows, LeftOutRows, distinct_rows, left_out
-from widelimit.inference.noise_level import FLOOR, Objective, left_out_noise, noise_level
+from widelimit.inference.noise_level import Objective, least_noise, left_out_noise, noise_level
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import check_finite, evenly, expansion
@@ -96,8 +96,9 @@ def choose(design: Design, data: SearchData) -> HyperparameterChoice:
     some = data.some(NOISE_ROWS)
     with progress_bar(data.verbose and len(data.points) > LONG) as report:
         report("noise", 0, 0)
-        gram = np.asarray(design.kernel().gram(some.points))
-        found = noise_level(gram, some.y, some.weights, objective=data.objective, noise=data.noise)
+        kernel = design.kernel()
+        settings: dict[str, Any] = {"objective": data.objective, "error": kernel.covariance_error(some.points)}
+        found = noise_level(np.asarray(kernel.gram(some.points)), some.y, some.weights, noise=data.noise, **settings)
     warn_at_bounds(found.bound)
     return HyperparameterChoice(design, found.noise, found.scale)
 
@@ -108,7 +109,9 @@ def choose_design(design: Design, data: SearchData) -> Design:
     settings: dict[str, Any] = {"objective": data.objective, "noise": data.noise, "columns": distinct_columns(some.y)}
 
     def score(candidate: Design) -> float:
-        return noise_level(np.asarray(candidate.kernel().gram(some.points)), some.y, some.weights, **settings).score
+        kernel = candidate.kernel()
+        settings["error"] = kernel.covariance_error(some.points)
+        return noise_level(np.asarray(kernel.gram(some.points)), some.y, some.weights, **settings).score
 
     return search(design, score)
 
@@ -160,11 +163,10 @@ def choose_scaled(
     design = next(design for design in designs if design.family == found.family)
     design = design if fixed else design.changed(found.values)
     scaled = data._replace(points=data.points * found.scales)
-    prior = found.amplitude * np.asarray(design.kernel().diag(scaled.points))
-    # Below this the matrix is singular to rounding, and no noise differs from another.
-    floor = FLOOR * linalg.rounding(len(prior), float(prior.max()))
+    floor = found.amplitude * least_noise(design.kernel(), scaled.points)
     if not labels:  # of one-hot labels evidence is a means only
-        _warn_of_scaled(found, floor, float(prior.mean()), searched=noise is None)
+        prior = found.amplitude * float(np.asarray(design.kernel().diag(scaled.points)).mean())
+        _warn_of_scaled(found, floor, prior, searched=noise is None)
     ratio = (unit * max(found.noise, floor) if noise is None else noise) / found.amplitude
     scale = np.full(data.y.shape[1], math.sqrt(found.amplitude))
     choice = HyperparameterChoice(design, ratio, scale, found.scales)
@@ -189,8 +191,9 @@ def _warn_of_scaled(found: ScaledFit, floor: float, variance: float, *, searched
 def _widened(choice: HyperparameterChoice, scale: np.ndarray, data: SearchData) -> HyperparameterChoice:
     """Return the choice with the noise and the scale that left-out rows ask for."""
     some = data.distinct().some(LEFT_OUT_ROWS)
-    gram = np.asarray(choice.design.kernel().gram(some.points))
-    noise, factor = left_out_noise(gram, some.y / scale, some.weights, choice.noise)
+    kernel = choice.design.kernel()
+    error, gram = kernel.covariance_error(some.points), np.asarray(kernel.gram(some.points))
+    noise, factor = left_out_noise(gram, some.y / scale, some.weights, choice.noise, error)
     return replace(choice, noise=noise, scale=scale * np.sqrt(factor))
 
 

@@ -62,7 +62,14 @@ def gradient_scales(
     for i in range(ROUNDS + 1):
         progress("input scales", i, ROUNDS + 1)
         points = X * scales
-        level = noise_level(np.array(kernel.gram(points)), y, weights, objective="leave_one_out", noise=noise)
+        level = noise_level(
+            np.array(kernel.gram(points)),
+            y,
+            weights,
+            objective="leave_one_out",
+            noise=noise,
+            error=kernel.covariance_error(points),
+        )
         if level.score > best.score:
             best = GradientScales(level.score, scales)
         if i < ROUNDS:

@@ -179,7 +179,7 @@ def gradient_descent(
     start, matrix = data.start(initial, data.X), data.gram(beside=1 + EIGENVECTORS)
     rate = eta / len(data.X)
     if isinstance(kind, SquaredError):
-        values, vectors = linalg.eigenpairs(matrix.copy())
+        values, vectors = linalg.eigenpairs(matrix.copy(), data.error)
         target, exponent = linalg.normalise(data.rest(start))
         residual = threads.product(vectors.T, target)
         lam = np.where(values > linalg.rounding(len(values), values[-1]), values, 0.0)
@@ -189,7 +189,7 @@ def gradient_descent(
             folded = linalg.rescale(threads.product(vectors, gains[:, :, None] * residual), exponent)
             moved = linalg.rescale(threads.product(vectors, (gains * lam)[:, :, None] * residual), exponent)
     else:
-        _warn_if_divergent(eta, kind, linalg.eigenvalues(matrix.copy())[-1], len(data.X), momentum)
+        _warn_if_divergent(eta, kind, linalg.eigenvalues(matrix.copy(), data.error)[-1], len(data.X), momentum)
         folded = _iterate(data, kind, matrix, start, counts.ravel(), rate, momentum)
         with np.errstate(over="ignore", invalid="ignore"):
             moved = threads.product(matrix, folded)
@@ -226,7 +226,9 @@ def max_learning_rate(
             f"the second derivative of {type(kind).__name__} has no bound, and no learning rate is safe for every f; "
             f"wl.gradient_flow needs none."
         )
-    return stable_rate(kind, float(linalg.eigenvalues(data.gram(beside=1))[-1]), len(data.X), check_momentum(momentum))
+    return stable_rate(
+        kind, float(linalg.eigenvalues(data.gram(beside=1), data.error)[-1]), len(data.X), check_momentum(momentum)
+    )
 
 
 def stable_rate(loss: Loss, largest: float, n: int, momentum: float) -> float:

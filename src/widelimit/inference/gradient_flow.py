@@ -286,7 +286,7 @@ def closed_form(data: TrainingSet, initial: Function | None, rows: StoredOperato
     """Compute the flow of the squared error; rows: K(X, X), where it is stored."""
     vectors: np.ndarray | DeviceModes
     if data.rows is None:
-        values, vectors = linalg.eigenpairs(rows.dense() if rows else data.gram(beside=EIGENVECTORS))
+        values, vectors = linalg.eigenpairs(rows.dense() if rows else data.gram(beside=EIGENVECTORS), data.error)
     else:
         values, vectors = device_modes.modes(data.rows)
     residual, exponent = linalg.normalise(data.rest(data.start(initial, data.X)))

@@ -10,6 +10,8 @@ import numpy as np
 
 from widelimit.compute import linalg, threads
 from widelimit.inference.outputs import constant, distinct_columns
+from widelimit.inference.training_set import evenly
+from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
 
 STEP = 0.25
@@ -17,8 +19,10 @@ STEP = 0.25
 HIGHEST = 2.0
 """... up to 10 to this power, ..."""
 FLOOR = 16
-"""... from this multiple of n eps max K(x, x): below it the matrix is singular to rounding, and no noise differs from
-another."""
+"""... from this multiple of n eps max K(x, x), or of the negative eigenvalue that tables of activations leave: below it
+the matrix is singular to its errors, and no noise differs from another."""
+ERROR_ROWS = 500
+"""Rows from which `least_noise` finds what the tables of activations leave."""
 PRIOR = (math.log(0.1), 3.0)
 """Mean and deviation of the logarithm of the noise variance of a standardised target.
 
@@ -54,6 +58,7 @@ def noise_level(
     columns: np.ndarray | None = None,
     counts: Float[np.ndarray, " n"] | None = None,
     variance: float | None = None,
+    error: float = 0.0,
 ) -> NoiseLevel:
     """Find argmax over noise r and scales s of sum_j log N(y_j; 0, s_j^2 (K + r W^{-1})), with a weak prior on s_j^2 r.
 
@@ -77,6 +82,7 @@ def noise_level(
         columns: the distinct columns of y, if they are known already.
         counts: the weights of a leave-one-out sum, where those of the noise have another factor too.
         variance: s_j^2 r, where it is known.
+        error: bound on the error of eigenvalues of K(X, X) that its entries bring (`Kernel.covariance_error`).
 
     Raises:
         ValueError: the kernel is not positive semi-definite, or not finite.
@@ -91,7 +97,9 @@ def noise_level(
     root = np.sqrt(weights)
     gram *= root[:, None]
     gram *= root
-    values, vectors = linalg.eigenpairs(gram)
+    values, vectors = linalg.decompose(gram)
+    error *= float(weights.max())
+    values, floor = linalg.semi_definite(values, error), max(floor, -FLOOR * float(values[0]) if error else 0.0)
     targets, known = threads.product(vectors.T, root[:, None] * y), None if variance is None else variance / typical
     every = _Spectrum(np.maximum(values, 0.0), vectors, targets, counts, total, float(weights.sum()), known)
     columns = distinct_columns(y) if columns is None else columns
@@ -106,8 +114,23 @@ def noise_level(
     return best._replace(noise=typical * best.noise if noise is None else noise, scale=scale)
 
 
+def least_noise(kernel: Kernel, X: np.ndarray) -> float:
+    """Return the least noise that arithmetic distinguishes from 0: see `FLOOR`. X: (n, d), of which 500 rows count."""
+    largest = float(np.max(np.asarray(kernel.diag(X))))
+    floor = FLOOR * linalg.rounding(len(X), largest)
+    if not kernel.covariance_error(X):
+        return floor
+    some = X[evenly(len(X), ERROR_ROWS)]
+    lowest = float(linalg.eigenvalues(np.array(kernel.gram(some)), kernel.covariance_error(some))[0])
+    return max(floor, -FLOOR * lowest * len(X) / len(some))
+
+
 def left_out_noise(
-    gram: Float[np.ndarray, "n n"], y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"], noise: float
+    gram: Float[np.ndarray, "n n"],
+    y: Float[np.ndarray, "n c"],
+    weights: Float[np.ndarray, " n"],
+    noise: float,
+    error: float = 0.0,
 ) -> tuple[float, Float[np.ndarray, " c"]]:
     """Return a larger noise, and factors >= 1 of the variances of each output, where left-out rows ask for them.
 
@@ -123,7 +146,7 @@ def left_out_noise(
     total = float(counts.sum())
     gram *= root[:, None]
     gram *= root
-    values, vectors = linalg.eigenpairs(gram)
+    values, vectors = linalg.eigenpairs(gram, error * float(weights.max()))
     targets = threads.product(vectors.T, root[:, None] * y)
     spectrum = _Spectrum(np.maximum(values, 0.0), vectors, targets, counts, total, float(weights.sum()), None)
     alpha, own = spectrum.left_out(noise)

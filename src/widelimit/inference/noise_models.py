@@ -92,7 +92,10 @@ class NoiseSearch:
     def _one_variance(self, y: np.ndarray) -> RowNoise:
         rows, n = evenly(len(y), LEVEL_ROWS), len(y)
         gram = np.asarray(self.kernel.gram(self.X[rows]))
-        level = noise_level(gram, y[rows, None], self.counts[rows], objective=self.objective, noise=self.noise)
+        error = self.kernel.covariance_error(self.X[rows])
+        level = noise_level(
+            gram, y[rows, None], self.counts[rows], objective=self.objective, noise=self.noise, error=error
+        )
         return RowNoise(level.noise, float(level.scale[0]), np.ones(n), np.zeros(n), math.inf, level)
 
     def _student(self, part: _Rows, y: np.ndarray, rows: np.ndarray) -> RowNoise:

@@ -300,7 +300,7 @@ def numerical_flow(
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
     if data.rows is not None:  # the ODE's solver runs on the host
         data = data._replace(rows=None, location=devices.choose("cpu"))
-    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
+    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS), data.error)
     kept = values > linalg.rounding(len(values), values[-1])
     start = data.start(initial, data.X)
     return NumericalFlow(

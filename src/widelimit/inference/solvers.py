@@ -173,7 +173,7 @@ def _full(request: SolverRequest, choice: SolverSettings) -> SolverFit:
     data, noise, report = request.data, request.noise, request.report
     factor: linalg.Factor | None = linalg.cholesky(_add(data.lower_gram(report=report), noise, report), report=report)
     if factor is None:
-        factor = linalg.eigen(_add(data.gram(report=report), noise, report))
+        factor = linalg.eigen(_add(data.gram(report=report), noise, report), data.error)
     return _direct(request, choice, factor)
 
 

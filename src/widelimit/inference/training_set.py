@@ -65,6 +65,11 @@ class TrainingSet(NamedTuple):
         """Return the number of outputs that the kernel's matrix couples: c for a matrix-valued kernel, else 1."""
         return self.kernel.outputs if isinstance(self.kernel, MatrixKernel) else 1
 
+    @property
+    def error(self) -> float:
+        """Return the bound on the error of eigenvalues of K(X, X) that tables of activations bring."""
+        return self.kernel.covariance_error(self.X) if isinstance(self.kernel, Kernel) else 0.0
+
     def fold(self, values: np.ndarray) -> np.ndarray:
         """Fold (m, c) values as the kernel's matrix acts on them: (m, c) or (m c, 1)."""
         return values.reshape(len(values) * self.coupled, -1)

@@ -214,7 +214,7 @@ def _from_levels(
 
 
 def _modes(data: TrainingSet) -> tuple[OfModes, float]:
-    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
+    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS), data.error)
     values = np.where(values > linalg.rounding(len(values), float(values[-1])), values, 0.0)[::-1]
     unit = _unit(float(np.mean(values)))
     squares = np.sum(threads.product(vectors.T, data.y) ** 2, axis=1)[::-1]
