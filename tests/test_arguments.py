@@ -742,7 +742,9 @@ DOORS = {
     "NTKRegressor": Door(fitting(wl.NTKRegressor), {}, REGRESSING | {"ensemble": "flag"}, fine=SEEDED),
     "NNGPClassifier": Door(fitting(wl.NNGPClassifier), {}, CLASSIFYING, fine=SEEDED),
     "NTKClassifier": Door(fitting(wl.NTKClassifier), {}, CLASSIFYING | {"ensemble": "flag"}, fine=SEEDED),
-    "WideRegressor": Door(fitting(wl.WideRegressor), FIXED, REGRESSING | WIDE, fine=SEEDED | {"depth": ("auto",)}),
+    "WideRegressor": Door(
+        fitting(wl.WideRegressor), FIXED, REGRESSING | WIDE | {"average": "flag"}, fine=SEEDED | {"depth": ("auto",)}
+    ),
     "WideClassifier": Door(fitting(wl.WideClassifier), FIXED, CLASSIFYING | WIDE, fine=SEEDED | {"depth": ("auto",)}),
     "NTKFeatures": Door(
         fitting(wl.NTKFeatures), {}, SETTINGS | {"n_components": "integer", "kernel": "name"}, fine=SEEDED

@@ -13,6 +13,7 @@ from sklearn.model_selection import KFold
 
 from widelimit.cli import scores
 from widelimit.displays.calibration import CalibrationDisplay
+from widelimit.estimators.averaging import FittedAverage
 from widelimit.estimators.class_weights import labelled_rows
 from widelimit.estimators.fitted_classes import FittedClasses, LatentClasses
 from widelimit.estimators.fitted_outputs import FittedOutputs
@@ -82,6 +83,9 @@ def _closed_form(estimator: Any, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarr
             pairs, at = labelled_rows(estimator.inputs_(X), np.searchsorted(estimator.classes_, y))
             return (p[at], np.empty(0)) if len(pairs) == len(p) else None
         return p, np.empty(0)
+    if isinstance(fitted, FittedAverage):
+        mean, variance = fitted.leave_one_out()
+        return (estimator.y_mean_ + estimator.y_scale_ * mean)[:, 0], np.sqrt(variance)[:, 0] * estimator.y_scale_[0]
     if not isinstance(fitted, Fitted | FittedOutputs) or not isinstance(fitted.laws[0], Posterior):
         return None
     left = fitted.laws[0].leave_one_out()

@@ -24,6 +24,7 @@ from widelimit.cli.training_data import EncodedTable, TargetTable
 from widelimit.columns.encoder import Encoded
 from widelimit.columns.texts import as_text, match_texts
 from widelimit.estimators import settings
+from widelimit.estimators.averaging import family_document
 from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.persistence import StoredModel, read
 from widelimit.estimators.preparation import MOST_ROWS, require_few_rows
@@ -68,7 +69,7 @@ class FitResult:
             found |= {"depth": network.depth, "activation": str(network.activation)}
         else:
             found["network"] = repr(self.estimator.network_)
-        found |= self.estimator.hyperparameters_ | {"time": float(self.estimator.time)}
+        found |= self.estimator.hyperparameters_ | {"time": float(self.estimator.time)} | shares(self.estimator)
         return found | noise_std(self.estimator) if self.table.task == "regression" else found
 
     def document(self) -> dict[str, Any]:
@@ -105,6 +106,14 @@ class FitResult:
                 f"wrote  {self.model} ({self.seconds:.1f} s)",
             ]
         )
+
+
+def shares(estimator: Any) -> dict[str, str]:
+    """Return the networks of an average and their weights; empty if there is one network."""
+    if len(getattr(estimator, "shares_", ())) < 2:
+        return {}
+    names = (" ".join(map(str, family_document(family))) for family in estimator.families_)
+    return {"average": " + ".join(f"{share:.2f} {name}" for share, name in zip(estimator.shares_, names, strict=True))}
 
 
 def noise_std(estimator: Any) -> dict[str, float]:

@@ -18,20 +18,21 @@ from widelimit.architecture.network import Network
 from widelimit.columns import encoder
 from widelimit.columns.encoder import TableEncoder
 from widelimit.estimators import leaks, model_file, model_state, preparation, settings
+from widelimit.estimators.averaging import FittedAverage
 from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.fitted_sparse import FittedSparse, fit_sparse, restore_sparse
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import (
     Fitted,
+    FittedGaussian,
     FittedTraining,
     HyperparameterChoice,
     SearchData,
     choose,
-    choose_by_gradients,
-    choose_scaled,
 )
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
 from widelimit.estimators.preparation import Inputs
+from widelimit.estimators.scaled_choice import choose_by_gradients, choose_scaled
 from widelimit.network_text import read_network
 from widelimit.references import referenced, resolved
 from widelimit.shapes import Float
@@ -202,11 +203,16 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         if self.input_scales == "agop":
             chosen = choose_by_gradients(self._designs(), data, groups)
         else:
-            chosen = choose_scaled(self._designs(), data, groups, labels=is_classifier(self))
+            how = {"labels": is_classifier(self), "average": self._averages(len(X))}
+            chosen = choose_scaled(self._designs(), data, groups, **how)
         assert chosen.input_scales is not None
         self.inputs_ = self.inputs_.rescaled(chosen.input_scales)
         self._set_design(chosen.design)
         return chosen
+
+    def _averages(self, n: int) -> bool:
+        """Return True if the networks that a search leaves are averaged, for n rows."""
+        return False
 
     def _learns_scales(self, count: int) -> bool:
         """Return False where so many scales do more harm than good."""
@@ -349,7 +355,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _restore_function(self, state: ModelState) -> None:
         """Set the fitted function and what else only this kind of estimator has."""
 
-    def _targets_state(self, fitted: Fitted | FittedSparse) -> ModelState:
+    def _targets_state(self, fitted: FittedGaussian | FittedAverage) -> ModelState:
         """Return a function of standardised targets, and what undoes their standardisation."""
         return fitted.state() | ModelState({}, {"y_mean": self.y_mean_, "y_scale": self.y_scale_})
 

@@ -172,17 +172,19 @@ PRIOR_ROWS = 20.0
 """Rows that speak for each member of a mixture before the data do."""
 
 
-def mixture_shares(density: Float[np.ndarray, "n k"], weights: Float[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
-    """Return argmax over shares of sum_i w_i log(density_i . shares) + PRIOR_ROWS sum_k log share_k, by EM.
+def mixture_shares(
+    density: Float[np.ndarray, "n k"], weights: Float[np.ndarray, " n"], *, prior: float = PRIOR_ROWS
+) -> Float[np.ndarray, " k"]:
+    """Return argmax over shares of sum_i w_i log(density_i . shares) + prior sum_k log share_k, by EM.
 
-    density: the probabilities that each member gives each label by the other rows.
+    density: what each member gives each label, or target, by the other rows, up to a factor for each row.
     """
     count = density.shape[1]
     shares = np.full(count, 1 / count)
     for _ in range(200):
         own = density * shares
         own /= own.sum(axis=1, keepdims=True)
-        shares = (weights @ own + PRIOR_ROWS) / (weights.sum() + count * PRIOR_ROWS)
+        shares = (weights @ own + prior) / (weights.sum() + count * prior)
     return shares
 
 

@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import FittedFunction, FittedTraining, warn_at_bounds
+from widelimit.estimators.networks import FittedFunction, FittedGaussian, FittedTraining, warn_at_bounds
 from widelimit.inference.conditioning import posterior
 from widelimit.inference.left_out import LeftOutRows, distinct_rows, left_out
 from widelimit.inference.noise_level import Objective
@@ -21,7 +21,7 @@ from widelimit.shapes import Float
 
 @final
 @dataclass(eq=False)
-class FittedOutputs(FittedFunction):
+class FittedOutputs(FittedGaussian):
     """Output j has noise N(0, noise_j exp(g_j(x))/(weight u)), g_j(z) = K(z, X) slopes_j, u ~ Gamma(nu/2, nu/2)."""
 
     training: FittedTraining

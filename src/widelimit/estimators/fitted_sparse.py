@@ -13,7 +13,7 @@ from widelimit import validation
 from widelimit.compute import linalg
 from widelimit.estimators.fitted_classes import LatentClasses
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import FittedFunction, FittedTraining
+from widelimit.estimators.networks import FittedFunction, FittedGaussian, FittedTraining
 from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.conditioning import posterior
 from widelimit.inference.inducing import Evidence, SparsePosterior
@@ -27,7 +27,7 @@ FACTORS = (1.0, 0.5, 2.0, 4.0)
 
 @final
 @dataclass(eq=False)
-class FittedSparse(FittedFunction):
+class FittedSparse(FittedGaussian):
     """This function depends on the targets through its values at inducing points only (`SparsePosterior`)."""
 
     training: FittedTraining

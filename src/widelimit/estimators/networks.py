@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, final
@@ -14,17 +14,16 @@ import numpy as np
 import scipy.optimize
 
 from widelimit import validation
-from widelimit.compute import linalg
+from widelimit.compute import linalg, threads
 from widelimit.estimators.design import Design
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
-from widelimit.inference.average_gradient import gradient_scales
+from widelimit.inference import intervals
 from widelimit.inference.conditioning import posterior
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
-from widelimit.inference.input_scales import ScaledFit, Search, fit_input_scales, fit_label_scales, spread
 from widelimit.inference.left_out import DistinctRows, LeftOutRows, distinct_rows, left_out
-from widelimit.inference.noise_level import Objective, least_noise, left_out_noise, noise_level
+from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import check_finite, evenly, expansion
@@ -36,10 +35,6 @@ SEARCH_ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
 NOISE_ROWS = 4000
 """Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
-LEFT_OUT_ROWS = 1000
-"""Training rows that are left out after a search with scales of the inputs: eigenvectors."""
-LOUD = 50.0
-"""Noise in units of the function's variance from which a target does not seem to depend on its inputs."""
 TRIALS, TRIALS_EACH, MOST_TRIALS = 40, 20, 400
 """Networks tried in a search, at least, for each of its numbers, and at most."""
 
@@ -55,6 +50,10 @@ class HyperparameterChoice:
     """None: left to the fit."""
     input_scales: Float[np.ndarray, " d"] | None = None
     """Factors of the standardised inputs."""
+    others: tuple[HyperparameterChoice, ...] = ()
+    """Choices with which this one is averaged."""
+    shares: Float[np.ndarray, " k"] | None = None
+    """Weights in that average, of this choice and of the others."""
 
 
 class SearchData(NamedTuple):
@@ -116,17 +115,6 @@ def choose_design(design: Design, data: SearchData) -> Design:
     return search(design, score)
 
 
-def choose_by_gradients(designs: Sequence[Design], data: SearchData, groups: np.ndarray) -> HyperparameterChoice:
-    """Choose one of these networks and input scales by gradients and leave-one-out; the rest as `choose` does."""
-    some = data.some(SEARCH_ROWS)
-    rows = some.points, some.y, some.weights, groups
-    with progress_bar(data.verbose) as report:
-        found = [gradient_scales(design.kernel(), *rows, noise=data.noise, progress=report) for design in designs]
-    best = max(range(len(found)), key=lambda i: found[i].score)
-    scales = found[best].scales
-    return replace(choose(designs[best], data._replace(points=data.points * scales)), input_scales=scales)
-
-
 def warn_at_bounds(*ends: str) -> None:
     """Warn in plain words of a noise at the "lower" or "upper" end of those that were tried."""
     if "lower" in ends:
@@ -141,60 +129,6 @@ def warn_at_bounds(*ends: str) -> None:
             "seem to depend on X, and predictions are near their mean.",
             stacklevel=7,
         )
-
-
-def choose_scaled(
-    designs: Sequence[Design], data: SearchData, groups: np.ndarray, *, labels: bool = False
-) -> HyperparameterChoice:
-    """Choose one of these networks, and one scale a group of inputs, for standardised targets, or labels of classes."""
-    distinct, noise = data.distinct(), data.noise
-    unit = float(np.median(distinct.weights))  # a row of it counts as one, whatever the unit of weights
-    fixed = data.hyperparameters == "fixed"
-    search = Search(
-        *(data.points, data.y, data.weights / unit, groups, data.objective),
-        noise=None if noise is None else noise / unit,
-        numbers=tuple(designs[0].values[name] for name in designs[0].family.numbers) if fixed else None,
-        spread=spread(len(distinct.points), groups),
-    )
-    with progress_bar(data.verbose) as report:
-        found = (fit_label_scales if labels else fit_input_scales)(
-            search, [design.family for design in designs], progress=report
-        )
-    design = next(design for design in designs if design.family == found.family)
-    design = design if fixed else design.changed(found.values)
-    scaled = data._replace(points=data.points * found.scales)
-    floor = found.amplitude * least_noise(design.kernel(), scaled.points)
-    if not labels:  # of one-hot labels evidence is a means only
-        prior = found.amplitude * float(np.asarray(design.kernel().diag(scaled.points)).mean())
-        _warn_of_scaled(found, floor, prior, searched=noise is None)
-    ratio = (unit * max(found.noise, floor) if noise is None else noise) / found.amplitude
-    scale = np.full(data.y.shape[1], math.sqrt(found.amplitude))
-    choice = HyperparameterChoice(design, ratio, scale, found.scales)
-    return choice if labels or noise is not None else _widened(choice, scale, scaled)
-
-
-def _warn_of_scaled(found: ScaledFit, floor: float, variance: float, *, searched: bool) -> None:
-    """Warn of numbers at their bounds; of a noise that was searched if it is below the floor or drowns the function."""
-    if searched and (found.noise < floor or "noise" in found.at_bounds):
-        warn_at_bounds("lower")
-    elif searched and found.noise > LOUD * variance:
-        warn_at_bounds("upper")
-    ends = [name for name in found.at_bounds if name != "noise"]
-    if ends:
-        warnings.warn(
-            f"the search ended at a bound of {', '.join(ends)}: the rows do not determine it, or it is beyond the "
-            "bound.",
-            stacklevel=7,
-        )
-
-
-def _widened(choice: HyperparameterChoice, scale: np.ndarray, data: SearchData) -> HyperparameterChoice:
-    """Return the choice with the noise and the scale that left-out rows ask for."""
-    some = data.distinct().some(LEFT_OUT_ROWS)
-    kernel = choice.design.kernel()
-    error, gram = kernel.covariance_error(some.points), np.asarray(kernel.gram(some.points))
-    noise, factor = left_out_noise(gram, some.y / scale, some.weights, choice.noise, error)
-    return replace(choice, noise=noise, scale=scale * np.sqrt(factor))
 
 
 def search(design: Design, score: Callable[[Design], float]) -> Design:
@@ -317,9 +251,71 @@ class FittedFunction(abc.ABC):
         return ModelState(kind, {}) | self.training.state() | ModelState({}, arrays)
 
 
+class FittedGaussian(FittedFunction):
+    """A fitted function of each output has a Gaussian law, or all have one."""
+
+    y: Any
+    noise: Any
+
+    @property
+    @abc.abstractmethod
+    def laws(self) -> tuple[Any, ...]:
+        """Return the law of each output, or the one that all outputs share."""
+
+    @abc.abstractmethod
+    def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute the mean of f, in units of the kernel as all below."""
+
+    @abc.abstractmethod
+    def noise_variance(self, Z: Float[np.ndarray, "m d"], *, moment: bool = True) -> Float[np.ndarray, "m c"]:
+        """Compute the variance of the noise of a new observation."""
+
+    @abc.abstractmethod
+    def left_out(self) -> LeftOutRows:
+        """Predict each distinct row from all others. Raises: ValueError."""
+
+    @property
+    def degrees(self) -> Float[np.ndarray, " c"]:
+        """Return the degrees of freedom of the noise of every output."""
+        return np.full(self.y.shape[1], np.inf)
+
+    def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute the variance of f: (m, c), or (m, 1) if outputs share it."""
+        return np.stack([np.asarray(law.variance(Z)) for law in self.laws], axis=1)
+
+    def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m c"]:
+        """Compute the covariance of f: (m, m, c), or (m, m, 1) if outputs share it."""
+        return np.stack([np.asarray(law.covariance(Z)) for law in self.laws], axis=2)
+
+    def sample(self, Z: Float[np.ndarray, "m d"], count: int, seed: int) -> Float[np.ndarray, "count m c"]:
+        """Draw f."""
+        draws = [np.asarray(law.sample(Z, count, seed=seed + j)) for j, law in enumerate(self.laws)]
+        return np.concatenate(draws, axis=2)
+
+    def quantiles(self, Z: Float[np.ndarray, "m d"], levels: Float[np.ndarray, " k"]) -> Float[np.ndarray, "m c k"]:
+        """Compute quantiles of a new observation."""
+        mean, noise = self.mean(Z), self.noise_variance(Z, moment=False)
+        variance = np.broadcast_to(self.variance(Z), mean.shape)
+        columns = zip(mean.T, variance.T, noise.T, self.degrees, strict=True)
+        return np.stack([intervals.quantiles(*column, levels) for column in columns], axis=1)
+
+    def without(
+        self, Z: Float[np.ndarray, "m d"], left: LeftOutRows
+    ) -> Iterator[tuple[Float[np.ndarray, "m n"], Float[np.ndarray, "m n"]]]:
+        """Yield, for each output, mean and deviation of new observations without each of the rows that are left out."""
+        mean, variance, noise = self.mean(Z), self.variance(Z), self.noise_variance(Z, moment=False)
+        error = left.error
+        cross = np.asarray(self.training.design.kernel().cross(Z, left.X))
+        for j in range(mean.shape[1]):
+            at = min(j, len(left.outputs) - 1)
+            b = threads.product(cross, left.outputs[at].operator)
+            deviation = np.sqrt(variance[:, [at]] + noise[:, [j]] + b**2 * left.outputs[at].loss)
+            yield mean[:, [j]] - b * error[:, j], deviation
+
+
 @final
 @dataclass(eq=False)
-class Fitted(FittedFunction):
+class Fitted(FittedGaussian):
     """This function is fitted to targets y with noise of one variance."""
 
     training: FittedTraining

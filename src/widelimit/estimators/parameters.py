@@ -34,6 +34,7 @@ LATER = (
     "class_weight",
     "invariance",
     "inducing",
+    "average",
 )
 """Parameters that an older file of a model may lack: they get its default, and a given noise the scale 1."""
 WIDTH = 116

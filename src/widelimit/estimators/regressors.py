@@ -11,13 +11,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
-from widelimit.compute import linalg, threads
+from widelimit.compute import linalg
 from widelimit.estimators import fitted_outputs, preparation, settings
+from widelimit.estimators.averaging import FittedAverage
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.fitted_outputs import FittedOutputs
-from widelimit.estimators.fitted_sparse import FittedSparse
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Fitted, HyperparameterChoice, choose_design
+from widelimit.estimators.networks import FittedGaussian, HyperparameterChoice, choose_design
 from widelimit.estimators.parameters import EnsembleParameters, RegressorParameters, estimator
 from widelimit.inference import intervals
 from widelimit.inference.left_out import LeftOutRows
@@ -31,7 +31,7 @@ BLOCK = 256
 class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, KernelEstimator, abc.ABC):
     """All regressors have y_j = mean_j + scale_j (f_j(x) + e), e ~ N(0, noise/sample_weight)."""
 
-    fitted_: Fitted | FittedOutputs | FittedSparse
+    fitted_: FittedGaussian | FittedAverage
     _single: bool
     """True if y had no axis of outputs."""
     log_marginal_likelihood_value_: float | None
@@ -52,11 +52,22 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
     ) -> None:
         self._single = y.ndim == 1
         fit = self._fit_targets if self.noise_model == "constant" else self._fit_noise
-        self.fitted_, scale = fit(points, y, weights, chosen)
+        fitted, scale = fit(points, y, weights, chosen)
+        self.fitted_ = self._with_others(fitted, scale, chosen)
         self._set_public_attributes()
         self.log_marginal_likelihood_value_ = None
         if self.noise_model != "student_t":
             self.log_marginal_likelihood_value_ = _evidence(self.fitted_, scale)
+
+    def _with_others(
+        self, fitted: FittedGaussian, scale: np.ndarray, chosen: HyperparameterChoice | None
+    ) -> FittedGaussian | FittedAverage:
+        """Return what is fitted, or its average with other networks."""
+        return fitted
+
+    def _restore_others(self, fitted: FittedGaussian, state: ModelState) -> FittedGaussian | FittedAverage:
+        """Return what is restored, or its average with other networks that the file holds."""
+        return fitted
 
     def _fit_noise(
         self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
@@ -129,7 +140,8 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
 
     def _restore_function(self, state: ModelState) -> None:
         value = state.values["log_marginal_likelihood"]
-        self.fitted_ = self._restore_targets(state) if self.noise_model == "constant" else self._restore_outputs(state)
+        restore = self._restore_targets if self.noise_model == "constant" else self._restore_outputs
+        self.fitted_ = self._restore_others(restore(state), state)
         self._single = state.flag("single")
         if self._single and self.fitted_.y.shape[1] > 1:
             raise ValueError("a single output of several")
@@ -167,17 +179,12 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
         mean = self._drop_output_axis(self.y_mean_ + self.y_scale_ * self.fitted_.mean(points), points)
         noise = self.fitted_.noise_variance(points) if include_noise else 0.0
         if return_std:
-            deviation = np.sqrt(self._variance(points) + noise) * self.y_scale_
+            deviation = np.sqrt(self.fitted_.variance(points) + noise) * self.y_scale_
             return mean, self._drop_output_axis(deviation, points)
         if return_cov:
-            covariance = np.stack([np.asarray(law.covariance(points)) for law in self.fitted_.laws], axis=2)
-            covariance = covariance + np.eye(len(points))[:, :, None] * noise
+            covariance = self.fitted_.covariance(points) + np.eye(len(points))[:, :, None] * noise
             return mean, self._drop_output_axis(covariance * self.y_scale_**2, points)
         return mean
-
-    def _variance(self, points: np.ndarray) -> np.ndarray:
-        """Compute the variance of f in units of the kernel: (m, c), or (m, 1) if outputs share it."""
-        return np.stack([np.asarray(law.variance(points)) for law in self.fitted_.laws], axis=1)
 
     @linalg.ignore_overflow()
     def predict_quantiles(self, X: Any, q: Any, recalibrate: bool = False) -> np.ndarray:
@@ -197,17 +204,13 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
         levels = _levels(q)
         validation.flag("recalibrate", recalibrate)
         points = self._kernel_rows(X)
-        mean, variance = self.fitted_.mean(points), self._variance(points)
-        noise = self.fitted_.noise_variance(points, moment=False)
-        out = np.empty((*mean.shape, len(levels)))
         if recalibrate:
-            deviation = np.sqrt(variance + noise)
-            for j, scores in enumerate(self.fitted_.left_out().scores.T):
-                out[:, j] = mean[:, [j]] + deviation[:, [j]] * intervals.order_quantiles(scores, levels)
+            mean, noise = self.fitted_.mean(points), self.fitted_.noise_variance(points, moment=False)
+            deviation = np.broadcast_to(np.sqrt(self.fitted_.variance(points) + noise), mean.shape)
+            quantiles = [intervals.order_quantiles(scores, levels) for scores in self.fitted_.left_out().scores.T]
+            out = mean[:, :, None] + deviation[:, :, None] * np.stack(quantiles)
         else:
-            for j, nu in enumerate(self._degrees()):
-                variance = np.broadcast_to(variance, mean.shape)
-                out[:, j] = intervals.quantiles(mean[:, j], variance[:, j], noise[:, j], nu, levels)
+            out = self.fitted_.quantiles(points, levels)
         out = check_finite(self.y_mean_[:, None] + self.y_scale_[:, None] * out, points)
         return np.asarray(out[:, 0] if self._single else out)
 
@@ -246,21 +249,8 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
 
     def _conformal(self, points: np.ndarray, left: LeftOutRows, level: float) -> np.ndarray:
         """Compute the ends of intervals in units of the kernel: (m, c, 2)."""
-        mean, variance = self.fitted_.mean(points), self._variance(points)
-        noise, scores, error = self.fitted_.noise_variance(points, moment=False), np.abs(left.scores), left.error
-        cross = np.asarray(self.fitted_.training.design.kernel().cross(points, left.X))
-        out = np.empty((*mean.shape, 2))
-        for j in range(mean.shape[1]):
-            at = min(j, len(left.outputs) - 1)
-            b = threads.product(cross, left.outputs[at].operator)
-            deviation = np.sqrt(variance[:, [at]] + noise[:, [j]] + b**2 * left.outputs[at].loss)
-            out[:, j] = intervals.jackknife_plus(mean[:, [j]] - b * error[:, j], deviation, scores[:, j], level)
-        return out
-
-    def _degrees(self) -> np.ndarray:
-        """Return the degrees of freedom of the noise of every output."""
-        fitted = self.fitted_
-        return fitted.degrees if isinstance(fitted, FittedOutputs) else np.full(fitted.y.shape[1], np.inf)
+        columns = zip(self.fitted_.without(points, left), np.abs(left.scores).T, strict=True)
+        return np.stack([intervals.jackknife_plus(*law, scores, level) for law, scores in columns], axis=1)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R^2 of `predict(X)`, weighted, the mean over outputs. Raises: TypeError, ValueError: as `fit`."""
@@ -286,8 +276,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
         n_samples = validation.integer("n_samples", n_samples, at_least=1)
         preparation.refuse_random_state(random_state)
         seed = int(check_random_state(random_state).randint(2**31 - 1))
-        laws = enumerate(self.fitted_.laws)
-        draws = np.concatenate([np.asarray(law.sample(points, n_samples, seed=seed + j)) for j, law in laws], axis=2)
+        draws = self.fitted_.sample(points, n_samples, seed)
         return np.moveaxis(self._drop_output_axis(self.y_mean_ + self.y_scale_ * draws, points), 0, -1)
 
     def log_marginal_likelihood(self) -> float:
@@ -306,7 +295,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
         return self.log_marginal_likelihood_value_
 
 
-def _evidence(fitted: Fitted | FittedOutputs | FittedSparse, scale: np.ndarray) -> float | None:
+def _evidence(fitted: FittedGaussian | FittedAverage, scale: np.ndarray) -> float | None:
     """Compute the log marginal likelihood of the standardised targets; None: there is none."""
     total, n = -len(fitted.y) * float(np.sum(np.log(scale))), len(fitted.y)
     for law in fitted.laws:

@@ -208,7 +208,16 @@ def _usual(name: str, table: Sequence[float] | np.ndarray) -> float:
 
 
 def fit_input_scales(search: Search, families: Sequence[AnyFamily], *, progress: Report = no_progress) -> ScaledFit:
-    """Choose one of the families and its hyper-parameters: a race on few rows, then the best ones, then one on more.
+    """Choose one of the families and its hyper-parameters: the first of `fit_finalists`. Raises: ValueError."""
+    return fit_finalists(search, families, progress=progress)[0]
+
+
+def fit_finalists(
+    search: Search, families: Sequence[AnyFamily], *, progress: Report = no_progress
+) -> tuple[ScaledFit, ...]:
+    """Fit FINALISTS of the families: a race on few rows, then the best ones, then one of these on more, the first.
+
+    The others follow, the more likely before the less, as they are on the rows of the race.
 
     Args:
         search: standardised rows.
@@ -222,11 +231,12 @@ def fit_input_scales(search: Search, families: Sequence[AnyFamily], *, progress:
     starts = [(family, small.start(FIRST, family)) for family in families]
     race = _ends(small, starts, RACE_STEPS, progress)
     progress("input scales", 0, 3)
-    start = _final(small, race[-FINALISTS:])
+    start, *others = _final(small, race[-FINALISTS:])
     progress("input scales", 1, 3)
     found = medium.run(start.family, start.z, STEPS) if len(medium.X) > len(small.X) else start
     progress("input scales", 2, 3)
-    return large.run(start.family, found.z, LAST_STEPS) if len(large.X) > len(medium.X) else found
+    found = large.run(start.family, found.z, LAST_STEPS) if len(large.X) > len(medium.X) else found
+    return found, *others
 
 
 def fit_label_scales(search: Search, families: Sequence[AnyFamily], *, progress: Report = no_progress) -> ScaledFit:
@@ -242,14 +252,14 @@ def fit_label_scales(search: Search, families: Sequence[AnyFamily], *, progress:
     return large.run(best.family, best.z, LAST_STEPS) if len(large.X) > len(small.X) else best
 
 
-def _final(search: Search, leaders: Sequence[ScaledFit]) -> ScaledFit:
-    """Return the most likely one of the leaders, each at its end; it starts again from SECOND and from the others."""
+def _final(search: Search, leaders: Sequence[ScaledFit]) -> tuple[ScaledFit, ...]:
+    """Return the leaders at their ends: the most likely one first, which starts again from SECOND and the others."""
     *others, best = _ends(search, [(leader.family, leader.z) for leader in leaders], STEPS)
     ends = [best]
     for z in (search.start(SECOND, best.family), *(end.z for end in others)):
         with contextlib.suppress(ValueError):  # no value at this start
             ends.append(search.run(best.family, z, STEPS))
-    return max(ends, key=lambda end: end.score)
+    return max(ends, key=lambda end: end.score), *others[::-1]
 
 
 def _ends(

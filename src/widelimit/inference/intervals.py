@@ -47,6 +47,23 @@ def quantiles(
     return np.asarray(mean[:, None] + (low + high) / 2)
 
 
+def mixture_quantiles(
+    mean: Float[np.ndarray, "k *m"],
+    deviation: Float[np.ndarray, "k *m"],
+    shares: Float[np.ndarray, " k"],
+    levels: Float[np.ndarray, " l"],
+) -> Float[np.ndarray, "*m l"]:
+    """Compute quantiles of sum_k share_k N(mean_k, deviation_k^2), by bisection between those of its components."""
+    mean, deviation = mean[..., None], deviation[..., None]
+    ends = mean + deviation * ndtri(levels)
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        below = np.tensordot(shares, ndtr((middle - mean) / deviation), 1) < levels
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.asarray((low + high) / 2)
+
+
 def order_quantiles(scores: Float[np.ndarray, " n"], levels: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
     """Compute quantiles of standardised errors, the i-th smallest of n at i/(n + 1).
 

@@ -58,6 +58,8 @@ class LeftOutRows(NamedTuple):
     """One for each output, or one for all of them together."""
     expected: Float[np.ndarray, "k c"]
     """The variance of the observation at the row, by the others."""
+    members: tuple[LeftOutRows, ...] = ()
+    """Of an average, what each of its networks predicts."""
 
     @property
     def error(self) -> Float[np.ndarray, "k c"]:

@@ -125,20 +125,35 @@ def least_noise(kernel: Kernel, X: np.ndarray) -> float:
     return max(floor, -FLOOR * lowest * len(X) / len(some))
 
 
+class LeftOutNoise(NamedTuple):
+    """The noise and the variances of the outputs are those that left-out rows ask for."""
+
+    noise: float
+    factor: Float[np.ndarray, " c"]
+    """Of the variance of each output."""
+    log_density: Float[np.ndarray, " n"]
+    """log p(y_i | the other rows) of a row with all its distinct columns, but for terms of weights and of pi."""
+    counts: Float[np.ndarray, " n"]
+    """What each row counts: its weight, and at most 1."""
+
+
 def left_out_noise(
     gram: Float[np.ndarray, "n n"],
     y: Float[np.ndarray, "n c"],
     weights: Float[np.ndarray, " n"],
     noise: float,
+    *,
+    fixed: bool = False,
     error: float = 0.0,
-) -> tuple[float, Float[np.ndarray, " c"]]:
+) -> LeftOutNoise:
     """Return a larger noise, and factors >= 1 of the variances of each output, where left-out rows ask for them.
 
     Evidence takes plateaus of the target for absence of noise, and is sure of them at new rows too. The noise is at
     least SURPRISES/(n + SURPRISES) of the mean squared error of rows that are left out; with e_i these errors and v_i
     their variances, the factor is the mean of e_i^2/v_i. A row counts with its weight, and at most as one: all copies
-    of a row are left out with it, while a new row like it finds them there. Arguments as of `noise_level`; `gram` is
-    overwritten.
+    of a row are left out with it, while a new row like it finds them there. With v_i after that, the logarithm of the
+    density of a row is -(e_i^2/v_i + log v_i)/2. Arguments as of `noise_level`; `gram` is overwritten; fixed: noise and
+    variances stay.
     """
     typical = float(np.median(weights))  # a row of it counts as one, whatever the unit of weights
     weights, noise = weights / typical, noise / typical
@@ -150,11 +165,16 @@ def left_out_noise(
     targets = threads.product(vectors.T, root[:, None] * y)
     spectrum = _Spectrum(np.maximum(values, 0.0), vectors, targets, counts, total, float(weights.sum()), None)
     alpha, own = spectrum.left_out(noise)
-    errors = (alpha / (root * own)[:, None])[:, y.any(axis=0)]
-    square = float(np.sum(counts @ errors**2)) / (total * max(errors.shape[1], 1))
-    noise = max(noise, SURPRISES / (total + SURPRISES) * square)
-    alpha, own = spectrum.left_out(noise)
-    return typical * noise, np.maximum(counts @ (alpha**2 / own[:, None]) / total, 1.0)
+    factor = np.ones(y.shape[1])
+    if not fixed:
+        errors = (alpha / (root * own)[:, None])[:, y.any(axis=0)]
+        square = float(np.sum(counts @ errors**2)) / (total * max(errors.shape[1], 1))
+        noise = max(noise, SURPRISES / (total + SURPRISES) * square)
+        alpha, own = spectrum.left_out(noise)
+        factor = np.maximum(counts @ (alpha**2 / own[:, None]) / total, 1.0)
+    some = distinct_columns(y)
+    surprise = alpha[:, some] ** 2 / (own[:, None] * factor[some]) + np.log(factor[some]) - np.log(own)[:, None]
+    return LeftOutNoise(typical * noise, factor, -surprise.sum(axis=1) / 2, counts)
 
 
 def _most_likely(spectrum: _Spectrum, objective: Objective, tried: list[float]) -> NoiseLevel:
