@@ -18,6 +18,8 @@ X = np.random.default_rng(0).standard_normal((6, 3))
 Y = X[:, 0]
 NET = wl.mlp(depth=2, bias_std=0.1)
 SMOOTH = wl.mlp(depth=2, activation="identity", bias_std=0.1)
+FIELD = wl.mlp(depth=2, activation="identity", parameterization="mean_field")
+CHECK = wl.CoordinateCheck(np.array([2, 4]), ("Dense()",), np.ones((2, 1)), np.ones((2, 1)), np.zeros(1))
 K = wl.nngp(NET)
 PARAMS = one_network(NET, (3, 4, 1), rng=np.random.default_rng(0))
 MANY = parameters(NET, (3, 4, 1), count=2, rng=np.random.default_rng(0))
@@ -705,6 +707,26 @@ DOORS = {
         },
         free=("probes",),
     ),
+    "mean_field_flow": Door(
+        wl.mean_field_flow,
+        {"net": FIELD, "X": X, "y": Y, "times": 0.1, "particles": 2, "draws": 2},
+        {
+            "net": "network",
+            "X": "points",
+            "y": "targets",
+            "times": "times",
+            "particles": "integer",
+            "draws": "integer",
+            "seed": "integer",
+        },
+        free=("probes",),
+    ),
+    "deep_linear_flow": Door(
+        wl.deep_linear_flow,
+        {"X": X, "y": Y, "depth": 2, "start": np.ones(3), "times": 0.1},
+        {"X": "points", "y": "targets", "depth": "integer", "times": "times"},
+        free=("probes", "start"),
+    ),
     "coordinate_check": Door(
         wl.coordinate_check,
         {"net": NET, "X": X, "y": Y, "learning_rate": 0.1, "widths": [2, 3], "steps": 1, "draws": 2},
@@ -719,6 +741,7 @@ DOORS = {
         },
         free=("widths",),
     ),
+    "CoordinateCheck.holds": Door(CHECK.holds, {}, {"tolerance": "positive"}),
     "FiniteWidth.width_for": Door(wl.finite_width(NET, X).width_for, {"error": 0.1}, {"error": "positive"}),
     "generalization": Door(
         wl.generalization,
@@ -914,12 +937,14 @@ MADE = {
         "Correlation",
         "Expectation",
         "CoordinateCheck",
+        "DeepLinearFlow",
         "FiniteWidth",
         "FiniteWidthTraining",
         "FixedPoint",
         "Flow",
         "Generalization",
         "LazyReport",
+        "MeanFieldFlow",
     ),
     *(
         "GradientDescent",

@@ -36,6 +36,8 @@ def test_hidden_signals_stand_still_in_the_ntk_parameterisation():
     assert abs(found.slopes[2]) < 0.2
 
 
+@pytest.mark.slow
+@pytest.mark.claims
 def test_standard_networks_blow_up_with_a_learning_rate_of_order_one():
     found = check("standard", steps=6)
     assert not found.holds(0.2)
@@ -48,12 +50,9 @@ def test_one_step_of_a_linear_network_is_known_exactly():
     x, y, rate, n = np.array([[1.0]]), np.array([2.0]), 0.3, 4
     found = wl.coordinate_check(net, x, y, widths=(n, 8), learning_rate=rate, steps=1, draws=2)
     squares = []
+    params = net.init_many([0, 1], input_dim=1, width=n, dtype="float64")
     for seed in range(2):
-        u, a = (
-            np.sqrt(n) * np.asarray(p["weight"], np.float64).ravel()
-            for p in net.init(seed, input_dim=1, width=n, dtype="float64")
-            if p
-        )
+        u, a = (np.sqrt(n) * np.ravel(p["weight"][seed]) for p in params if p)
         residual = 2 * (np.mean(u * a) - y[0])
         squares.append(
             [

@@ -241,7 +241,18 @@ def slow_third(monkeypatch):
     )
 
 
+def slow_features(monkeypatch):
+    """Incoming weights of particles move at half their speed."""
+    from widelimit.theory.mean_field import ParticleLaw
+
+    true = ParticleLaw.speed
+    monkeypatch.setattr(
+        ParticleLaw, "speed", lambda self, now: (found := true(self, now))._replace(into=found.into / 2)
+    )
+
+
 PLANTS = [
+    (slow_features, "mean_field_limit"),
     (slow_third, "training_at_finite_width"),
     (unsquared_values, "transformer_limit"),
     (averaged_by_columns, "graph_limit"),
@@ -277,7 +288,7 @@ FEW = ("gaussian_vectors", "outputs_are_independent", "primal_is_dual", "minimum
 """Those that `make test` runs; `make test-claims` runs all others."""
 
 
-SLOW = ("transformer_limit", "graph_limit", "training_at_finite_width")
+SLOW = ("transformer_limit", "graph_limit", "training_at_finite_width", "mean_field_limit")
 """Those of over a minute, which `make test-slow` runs."""
 
 

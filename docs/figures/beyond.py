@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
+from widelimit.claims import mean_field_limit
 from widelimit.claims import training_at_finite_width as claim
 from widelimit.claims.base import Effort
 
@@ -20,19 +21,17 @@ X = RNG.standard_normal((20, 4)).astype(np.float32)
 Y = (np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2]).astype(np.float32)
 
 
-def measured() -> dict[int, dict[str, np.ndarray]]:
+def measured() -> dict[str, dict[str, np.ndarray]]:
     """Train networks of the claim's widths."""
-    return {depth: claim.study(depth, Effort.QUICK) for depth in claim.DEPTHS}
+    return {name: claim.study(name, Effort.QUICK) for name in claim.PROBLEMS}
 
 
-def finite_width_training(axes: Axes, found: dict[int, dict[str, np.ndarray]]) -> None:
+def finite_width_training(axes: Axes, found: dict[str, dict[str, np.ndarray]]) -> None:
     """Draw the measured drift of the kernel over the predicted one."""
     widths = claim.WIDTHS[Effort.QUICK].astype(float)
     axes.axhline(1.0, color=plots.BAYES, linewidth=0.8, label="predicted, first order")
-    for depth, color in zip(found, (plots.DESCENT, plots.DATA), strict=False):
-        plots.error_bars(
-            axes, widths * (1 + 0.02 * depth), found[depth]["ratio"][0], color=color, label=f"depth {depth}"
-        )
+    for i, (name, color) in enumerate(zip(found, (plots.DESCENT, plots.DATA), strict=True)):
+        plots.error_bars(axes, widths * (1 + 0.03 * i), found[name]["ratio"][0], color=color, label=name)
     axes.set_xscale("log")
     axes.set_xticks(widths, [f"{width:g}" for width in widths])
     axes.set_xticks([], minor=True)
@@ -81,6 +80,14 @@ def write(name: str, draw: object, found: object) -> None:
         figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
 
 
+def write_claim(name: str, module: object) -> None:
+    """Write the figure of a claim."""
+    with rc_context({"svg.hashsalt": "widelimit", "svg.fonttype": "none"}):
+        figure = module.draw(module.measure(Effort.QUICK).data, {})  # type: ignore[attr-defined]
+        figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
+
+
 if __name__ == "__main__":
     write("finite_width_training", finite_width_training, measured())
     write("learning_rates", learning_rates, {name: losses(name) for name in ("mup", "standard")})
+    write_claim("mean_field_limit", mean_field_limit)

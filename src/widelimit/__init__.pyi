@@ -84,10 +84,12 @@ from .tangents.rows import ExactRows, TangentRows
 from .tangents.selection import Selection, select
 from .tangents.sketch import Sketch
 from .theory.coordinates import CoordinateCheck, coordinate_check
+from .theory.deep_linear import DeepLinearFlow, deep_linear_flow
 from .theory.finite_width import FiniteWidth, finite_width
 from .theory.finite_width_training import FiniteWidthTraining, finite_width_training
 from .theory.generalization import Generalization, generalization
 from .theory.lazy import LazyReport, lazy_report
+from .theory.mean_field import MeanFieldFlow, mean_field_flow
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
@@ -108,6 +110,7 @@ __all__ = [
     "Cos",
     "Cost",
     "CustomLoss",
+    "DeepLinearFlow",
     "DependenceDisplay",
     "EmpiricalAxes",
     "EmpiricalDiagonal",
@@ -154,6 +157,7 @@ __all__ = [
     "Machine",
     "MatrixFunction",
     "MatrixKernel",
+    "MeanFieldFlow",
     "Modes",
     "Monomial",
     "NNGPClassifier",
@@ -211,6 +215,7 @@ __all__ = [
     "convnet",
     "coordinate_check",
     "critical",
+    "deep_linear_flow",
     "du_2019",
     "elu",
     "empirical_nngp",
@@ -235,6 +240,7 @@ __all__ = [
     "load",
     "matrix_valued",
     "max_learning_rate",
+    "mean_field_flow",
     "mlp",
     "myrtle",
     "network",

@@ -239,8 +239,8 @@ def times(value: Any, name: str = "t") -> np.ndarray:
     array = np.asarray(as_float_array(name, concrete(name, value)), dtype=np.float64)
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"{name} must be a number or a one-dimensional array of times, got shape {array.shape}.")
-    if (bad := ~(array >= 0)).any():
-        raise ValueError(f"{name}: times must be in [0, inf], got {array[bad].flat[0] if array.ndim else array}.")
+    if np.isnan(array).any() or (array < 0).any():
+        raise ValueError(f"{name}: times must be in [0, inf], got {array.flat[np.argmin(array >= 0)]}.")
     return array
 
 

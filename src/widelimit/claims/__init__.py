@@ -25,6 +25,7 @@ NAMES: tuple[str, ...] = (
     "pooling_averages_shifts",
     "learning_curves",
     "training_at_finite_width",
+    "mean_field_limit",
     "transformer_limit",
     "graph_limit",
 )

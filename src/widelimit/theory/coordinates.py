@@ -95,9 +95,7 @@ def coordinate_check(
         raise ValueError("net must be a network of rows of depth 2 or more: others have no hidden signals to follow.")
     rate = float(validation.finite_scalar("learning_rate", learning_rate, above=0.0))
     sizes = _sizes(widths)
-    count, many = (
-        validation.integer(*given, at_least=low) for *given, low in (("steps", steps, 1), ("draws", draws, 2))
-    )
+    count, many = validation.integer("steps", steps, at_least=1), validation.integer("draws", draws, at_least=2)
     first = validation.integer("seed", seed, at_least=0)
     rows = np.asarray(net.rows("X", validation.concrete_points("X", X)), np.float64)
     targets = validation.targets("y", y, len(rows)).reshape(len(rows), -1)

@@ -53,7 +53,7 @@ class FiniteWidthTraining:
     @property
     def output(self) -> Float[np.ndarray, "T m"]:
         """Return E[f_t] = limit + initial + learned."""
-        return self.limit + self.initial + self.learned
+        return np.asarray(self.limit + self.initial + self.learned)
 
 
 def finite_width_training(
@@ -111,11 +111,7 @@ def finite_width_training(
     if data.y.shape[1] != 1:
         raise ValueError(f"y must be of one output, (n,) or (n, 1), got {data.y.shape[1]} columns; take one at a time.")
     rows, n = np.asarray(data.X, np.float64), len(data.X)
-    points, asked = rows, slice(0, n)
-    if probes is not None:
-        more = np.asarray(net.rows("probes", validation.concrete_points("probes", probes)), np.float64)
-        validation.same_features("probes", more, "X", rows)
-        points, asked = np.concatenate([rows, more]), slice(n, None)
+    points, asked = _points(net, rows, probes)
     size = 8.0 * len(points) * n**3 * (4 * count + 4 * n)
     memory.require(size, f"tensors of {count} networks at {len(points)} x {n}^3 points", remedy="use fewer points")
     expansion = Expansion(np.asarray(ntk(net).cross(points, rows)), np.asarray(nngp(net).gram(rows)), data.y[:, 0])
@@ -129,6 +125,15 @@ def finite_width_training(
     parts = (drift, drift_error, limit, initial * at, initial_error * at, learned, learned_error)
     scaled = [part if part is limit else part / n_width for part in parts]
     return FiniteWidthTraining(n_width, until, expansion.theta[asked], *scaled)
+
+
+def _points(net: Network, rows: np.ndarray, probes: Any) -> tuple[np.ndarray, slice]:
+    """Return training rows and probes, and which of them are asked for. Raises: TypeError, ValueError."""
+    if probes is None:
+        return rows, slice(0, len(rows))
+    more = np.asarray(net.rows("probes", validation.concrete_points("probes", probes)), np.float64)
+    validation.same_features("probes", more, "X", rows)
+    return np.concatenate([rows, more]), slice(len(rows), None)
 
 
 def _at(expansion: Expansion, found: Any, moved: np.ndarray, depth: int, tau: float) -> list[tuple[Any, Any]]:
@@ -150,7 +155,7 @@ def _fluctuations(
     starts = range(first, first + KERNELS * draws, draws)
     found = (kernels(net, points, width=width, seeds=range(start, start + draws)) for start in starts)
     n = expansion.theta.shape[1]
-    return np.concatenate([theta[:, :, :n] for theta in found]) - expansion.theta
+    return np.asarray(np.concatenate([theta[:, :, :n] for theta in found]) - expansion.theta)
 
 
 def _require(net: Any) -> None:

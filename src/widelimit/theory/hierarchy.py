@@ -62,7 +62,7 @@ def _kernels(net: Network, params: Any, points: jax.Array) -> jax.Array:
     def member(own: Any) -> jax.Array:
         leaves = jax.tree.leaves(jax.jacrev(lambda own: net.signals_of(own, points)[:, 0])(own))
         rows = [leaf.reshape(len(points), -1) for leaf in leaves]
-        return sum(row @ row.T for row in rows)  # type: ignore[return-value]
+        return jnp.asarray(sum(row @ row.T for row in rows))
 
     return jax.lax.map(member, params)  # type: ignore[no-any-return]
 
@@ -99,7 +99,7 @@ class Expansion(NamedTuple):
 
     def limit(self, tau: float) -> Float[np.ndarray, " p"]:
         """Compute the mean of the outputs at infinite width, Theta Theta^{-1} (1 - exp(-Theta tau)) y."""
-        return _flow(self.theta[None], self.y, tau)[0]
+        return np.asarray(_flow(self.theta[None], self.y, tau)[0])
 
     def start(self, tau: float, moved: Float[np.ndarray, "E p t"]) -> tuple[np.ndarray, np.ndarray]:
         """Compute the terms of first and second order of `limit` in a change of Theta, (E, p) each.
@@ -168,7 +168,7 @@ class _Force(NamedTuple):
         """Compute int_0^tau exp(-a (tau - s) - z s) (1 - exp(-c s))/c ds."""
 
         def both(rate: np.ndarray) -> np.ndarray:
-            return np.exp(-np.minimum(a, rate) * self.tau) * _decay(np.abs(a - rate), self.tau)
+            return np.asarray(np.exp(-np.minimum(a, rate) * self.tau) * _decay(np.abs(a - rate), self.tau))
 
         return np.asarray((both(z) - both(z + c)) / c)
 

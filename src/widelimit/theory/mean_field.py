@@ -1,0 +1,224 @@
+"""The mean-field limit of networks with one hidden layer: its units are particles that move under a common gradient."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from widelimit import memory, validation
+from widelimit.activations.base import Activation
+from widelimit.architecture.inputs import Rows
+from widelimit.architecture.layers import Activate, Dense
+from widelimit.architecture.network import Network
+from widelimit.arithmetic import arithmetic
+from widelimit.inference.gradient_flow import gradient_flow
+from widelimit.interpreter import interpreted
+from widelimit.kernels.network import ntk
+from widelimit.shapes import Float
+from widelimit.theory.ode import integrate
+from widelimit.validation import Array
+
+TOLERANCE = 1e-8
+"""Relative, of the particles' paths."""
+
+
+@final
+@dataclass(frozen=True)
+class MeanFieldFlow:
+    """Training of an infinitely wide mean-field network at T times and m points. Made by `mean_field_flow`."""
+
+    times: Float[np.ndarray, " T"]
+    outputs: Float[np.ndarray, "T m"]
+    """Means over independent systems of particles."""
+    error: Float[np.ndarray, "T m"]
+    """Their standard error over the systems; the finite number of particles adds a bias of order 1/particles."""
+    loss: Float[np.ndarray, " T"]
+    """The cost on the training points, mean over systems."""
+    movement: Float[np.ndarray, " T"]
+    """The root mean square distance of a unit's incoming parameters from their start; they start with variance 1."""
+    lazy: Float[np.ndarray, "T m"]
+    """What the tangent kernel at the start predicts for the outputs, were it constant."""
+    units: Float[np.ndarray, "E N p"]
+    """Outgoing weight, d incoming weights and bias of every particle at the last time."""
+
+
+class Particles(NamedTuple):
+    """E systems of N particles, each with its outgoing weight and d + 1 incoming parameters, and the output's bias."""
+
+    out: Float[np.ndarray, "E N"]
+    into: Float[np.ndarray, "E N p"]
+    bias: Float[np.ndarray, " E"]
+
+
+class ParticleLaw(NamedTuple):
+    """The equations of motion: f(x) = (w/N) sum_i a_i phi(v_i . x) + g, x with the scales of the first layer in it."""
+
+    phi: Activation
+    w: float
+    bias_std: float
+    rows: Float[np.ndarray, "n p"]
+    y: Float[np.ndarray, " n"]
+
+    def outputs(self, now: Particles, rows: np.ndarray) -> Float[np.ndarray, "E m"]:
+        """Compute f at rows, (E, m)."""
+        values, _ = _curve(self.phi, now.into @ rows.T)
+        return self._sum(now, values)
+
+    def speed(self, now: Particles) -> Particles:
+        """Compute N times the negative gradient of C, the mean of (f - y)^2: the speeds of all particles."""
+        values, slopes = _curve(self.phi, now.into @ self.rows.T)
+        force = -2 / len(self.y) * (self._sum(now, values) - self.y)
+        out = self.w * np.einsum("eni,ei->en", values, force)
+        into = self.w * now.out[:, :, None] * ((slopes * force[:, None, :]) @ self.rows)
+        return Particles(out, into, self.bias_std**2 * force.sum(axis=1))
+
+    def move(self, now: Particles, span: float) -> Particles:
+        """Return the particles a time later. Raises: ArithmeticError: no step is small enough."""
+        shapes = [part.shape for part in now]
+        ends = np.cumsum([part.size for part in now])[:-1]
+
+        def whole(state: np.ndarray) -> Particles:
+            return Particles(*(part.reshape(shape) for part, shape in zip(np.split(state, ends), shapes, strict=True)))
+
+        def rate(state: np.ndarray) -> np.ndarray:
+            return _flat(self.speed(whole(state)))
+
+        return whole(integrate(rate, _flat(now), span, TOLERANCE))
+
+    def _sum(self, now: Particles, values: np.ndarray) -> np.ndarray:
+        return np.asarray(self.w * np.einsum("en,eni->ei", now.out, values) / now.out.shape[1] + now.bias[:, None])
+
+
+def mean_field_flow(
+    net: Network,
+    X: Float[Array, "n d"],
+    y: Float[Array, " n"],
+    *,
+    times: Any,
+    probes: Float[Array, "m d"] | None = None,
+    particles: int = 1024,
+    draws: int = 4,
+    seed: int = 0,
+) -> MeanFieldFlow:
+    """d theta_i/dt = -grad V(theta_i; rho_t): train a network of one hidden layer in the limit that learns features.
+
+    f(x) = w int a phi(v . x) drho_t(a, v) + g, where the law rho_t of the units follows the gradient flow of C, the
+    mean of (f - y)^2, in the Wasserstein metric. It is followed by N particles from rho_0 = N(0, 1), which are also a
+    network of width N with `parameterization="mean_field"`: those tend to the limit with fluctuations of order
+    N^(-1/2) and a bias of order 1/N. Every particle has one with the opposite outgoing weight, so that f_0 = 0, as in
+    the limit. Sources: Mei, Montanari and Nguyen 2018 (arXiv 1804.06561); Chizat and Bach 2018 (arXiv 1805.09545);
+    Rotskoff and Vanden-Eijnden 2018 (arXiv 1805.00915).
+
+    Args:
+        net: Dense, activation, Dense on rows, with parameterization="mean_field".
+        X: (n, d) training inputs.
+        y: (n,) targets of the one output.
+        times: (T,) or one, finite, >= 0. A network of width N has been trained for N times as long in the unit of
+            d theta/dt = -grad C; with parameterization="mup" and no base_width, as long.
+        probes: (m, d) inputs at which the results are; X unless given.
+        particles: N of each system, even; an odd number counts as one more.
+        draws: independent systems, >= 2.
+        seed: of all of them.
+
+    Returns:
+        A `MeanFieldFlow`.
+
+    Raises:
+        TypeError, ValueError: another network, more than one output, times that are not finite.
+        ArithmeticError: the particles move too fast to be followed.
+        MemoryError: they do not fit.
+    """
+    _require(net)
+    until = np.atleast_1d(validation.times(times, "times"))
+    if not np.isfinite(until).all():
+        raise ValueError("times must be finite: particles are followed from time to time.")
+    count = validation.integer("particles", particles, at_least=2)
+    many, first = validation.integer("draws", draws, at_least=2), validation.integer("seed", seed, at_least=0)
+    lazy = gradient_flow(ntk(replace(net, parameterization="ntk")), X, y)
+    rows = np.asarray(net.rows("X", validation.concrete_points("X", X)), np.float64)
+    targets = np.asarray(validation.targets("y", y, len(rows)), np.float64).reshape(len(rows), -1)
+    if targets.shape[1] != 1:
+        raise ValueError(
+            f"y must be of one output, (n,) or (n, 1), got {targets.shape[1]} columns; take one at a time."
+        )
+    more = rows
+    if probes is not None:
+        more = np.asarray(net.rows("probes", validation.concrete_points("probes", probes)), np.float64)
+        validation.same_features("probes", more, "X", rows)
+    size = 8.0 * many * (count + 1) * (4 * (len(rows) + len(more)) + 16 * (rows.shape[1] + 2))
+    memory.require(size, f"{many} systems of {count} particles", remedy="use fewer particles")
+    law = particle_law(net, rows, targets[:, 0])
+    start = _drawn((count + 1) // 2, many, rows.shape[1], first)
+    found = _follow(law, start, scaled_rows(net, more), until)
+    predicted = np.asarray(lazy.predict(more, until)).reshape(len(until), -1)
+    outputs, error, loss, movement, units = found
+    return MeanFieldFlow(until, outputs, error, loss, movement, predicted, units)
+
+
+def particle_law(net: Network, rows: np.ndarray, y: np.ndarray) -> ParticleLaw:
+    """Return the equations of motion of the units of a network of one hidden layer."""
+    (phi,), (_, last) = net.activations(), _dense(net)
+    return ParticleLaw(phi, float(last.weight_std), float(last.bias_std), scaled_rows(net, rows), y)
+
+
+def scaled_rows(net: Network, rows: np.ndarray) -> Float[np.ndarray, "m p"]:
+    """Return rows times the scales of the first layer, and the scale of its bias as a last column."""
+    first, _ = _dense(net)
+    bias = np.full((len(rows), 1), float(first.bias_std))
+    return np.hstack([float(first.weight_std) / math.sqrt(rows.shape[1]) * rows, bias])
+
+
+def _drawn(half: int, draws: int, features: int, seed: int) -> Particles:
+    rng = np.random.default_rng(seed)
+    out, into = rng.standard_normal((draws, half)), rng.standard_normal((draws, half, features + 1))
+    return Particles(np.concatenate([out, -out], axis=1), np.concatenate([into, into], axis=1), np.zeros(draws))
+
+
+def _follow(law: ParticleLaw, start: Particles, points: np.ndarray, until: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return outputs, errors, losses, movement at all times, and the units at the last one in the order given."""
+    found: dict[float, tuple[Any, ...]] = {}
+    now, at = start, 0.0
+    for t in np.unique(until).tolist():
+        now, at = law.move(now, t - at), t
+        f, train = law.outputs(now, points), law.outputs(now, law.rows)
+        error = f.std(axis=0, ddof=1) / math.sqrt(len(f))
+        moved = math.sqrt(np.mean(np.sum((now.into - start.into) ** 2, axis=2)))
+        found[t] = f.mean(axis=0), error, np.mean((train - law.y) ** 2), moved
+    parts = (np.array(part) for part in zip(*(found[t] for t in until.tolist()), strict=True))
+    return *parts, np.concatenate([now.out[:, :, None], now.into], axis=2)
+
+
+def _dense(net: Network) -> list[Dense]:
+    return [unit for unit in net.units if isinstance(unit, Dense)]
+
+
+def _flat(now: Particles) -> np.ndarray:
+    return np.concatenate([part.ravel() for part in now])
+
+
+def _both(phi: Activation, u: Any) -> tuple[Any, Any]:
+    return phi(u), phi.derivative(u)
+
+
+def _curve(phi: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    with arithmetic(True):
+        values, slopes = interpreted(_both)(phi, u)
+    return np.asarray(values), np.asarray(slopes)
+
+
+def _require(net: Any) -> None:
+    """Refuse other networks. Raises: TypeError."""
+    if not isinstance(net, Network):
+        raise TypeError(
+            'net must be a network, as wl.mlp(depth=2, parameterization="mean_field") makes one, got '
+            f"{validation.shown(net)}."
+        )
+    kinds = [type(unit) for unit in net.units]
+    layers = kinds == [Dense, Activate, Dense] and all(unit.trained for unit in _dense(net))
+    usual = net.parameterization == "mean_field" and net.learning_rates is None and isinstance(net.inputs, Rows)
+    if not (layers and usual):
+        raise TypeError(
+            "mean_field_flow takes layers Dense, activation, Dense on rows with one learning rate, as "
+            'wl.mlp(depth=2, parameterization="mean_field") makes them.'
+        )
