@@ -4,7 +4,7 @@ PYTHON ?= python3
 UV := .venv-uv/bin/uv pip
 PARALLEL := --numprocesses auto --dist worksteal
 COMPILE := $(UV) compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-	--custom-compile-command "make lock" pyproject.toml
+	--custom-compile-command "make lock" --extra tables --extra plots pyproject.toml
 
 # The site's figures are made as tests are: compiled quickly, on one thread of BLAS, and no window.
 SPHINX := JAX_DISABLE_MOST_OPTIMIZATIONS=1 OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MPLBACKEND=agg \
@@ -13,7 +13,7 @@ SPHINX := JAX_DISABLE_MOST_OPTIMIZATIONS=1 OPENBLAS_NUM_THREADS=1 OMP_NUM_THREAD
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-claims test-slow test-torch test-browser test-cluster test-lowest docs format lock clean bench bench-full bench-gpu
+.PHONY: help demo test test-claims test-slow test-torch test-browser test-cluster test-libraries test-lowest docs dist format lock clean bench bench-full bench-gpu
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ test-browser: .venv-browser/.ready  ## Run the tests of the explorer's page in C
 test-cluster: .venv-cluster/.ready  ## Run the tests on a simulated cluster and object store: workers killed, disks full
 	.venv-cluster/bin/python -m pytest tests/test_cluster.py tests/test_cluster_cholesky.py
 
+test-libraries: .venv-libraries/.ready  ## Run the tests of kernels inside GPyTorch, BoTorch, tinygp and GPJax
+	.venv-libraries/bin/python -m pytest tests/test_libraries.py
+
 test-lowest: .venv-lowest/.ready  ## Run the tests with the oldest supported dependencies (Python 3.11 or 3.12)
 	.venv-lowest/bin/pytest $(PARALLEL)
 
@@ -69,9 +72,12 @@ lock: .venv-uv/.ready  ## Lock the dependencies again, at their newest versions
 	$(COMPILE) --output-file requirements.lock
 	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
+dist: .venv-uv/.ready  ## Build wheel and sdist in dist/, install them in empty environments, try them there
+	$(PYTHON) tests/distribution.py
+
 clean:  ## Remove the environments, caches and builds
 	rm -rf docs/generated
-	rm -rf .venv .venv-gpu .venv-torch .venv-browser .venv-cluster .venv-docs .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-gpu .venv-torch .venv-browser .venv-cluster .venv-docs .venv-libraries .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Benchmarks are the scripts that say SMALL = True or SMALL = False.
@@ -130,6 +136,13 @@ endef
 	$(PIP_INSTALL) --requirement docs/requirements.txt
 	@touch $@
 
+# PyTorch first, so that the others do not bring a build with CUDA.
+.venv-libraries/.ready: .venv/.ready-dev
+	$(environment_above)
+	$(PIP_INSTALL) torch==2.13.0
+	$(PIP_INSTALL) gpytorch==1.15.2 botorch==0.18.1 tinygp==0.3.1 gpjax==1.0.0
+	@touch $@
+
 # moto serves S3; its extra "server" would install the servers of all other services.
 .venv-cluster/.ready: .venv/.ready-dev
 	$(environment_above)
@@ -150,7 +163,7 @@ GPU_EXTRA :=
 
 .venv-lowest/.ready: pyproject.toml | .venv-uv/.ready
 	$(new_environment)
-	@$(UV) install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --group dev --editable .
+	@$(UV) install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --group dev --editable '.[tables,plots]'
 	@touch $@
 
 .venv-uv/.ready:

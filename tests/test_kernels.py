@@ -13,6 +13,7 @@ import widelimit as wl
 from cases import ACTIVATIONS, CORE, DTYPES, KERNELS, networks
 from compiled import quick_jit
 from widelimit import memory
+from widelimit.architecture.state import held_in_gradients
 from widelimit.compute import plan, tiles
 
 RNG = np.random.default_rng(0)
@@ -230,6 +231,16 @@ def test_large_weights_do_not_overflow_on_the_way(dtype, weight_std, size):
 def test_kernels_can_be_pickled():
     k = wl.ntk(wl.mlp(depth=3, activation=wl.LeakyRelu(0.2), bias_std=0.1))
     assert pickle.loads(pickle.dumps(k)) == k
+
+
+def test_gradients_of_batches_of_batches():
+    """What holds the work of layers is a branch; one that every element of a batch chose, JAX would not transpose."""
+    x = jnp.arange(6.0).reshape(1, 2, 3)
+
+    def total(x):
+        return jax.vmap(jax.vmap(lambda row: (row * held_in_gradients(row)).sum()))(x).sum()
+
+    np.testing.assert_array_equal(jax.grad(total)(x), 2 * x)
 
 
 def test_gram_and_diag_are_differentiable_and_agree():

@@ -557,3 +557,16 @@ def test_a_lack_of_memory_is_no_damage(saved, monkeypatch, where):
         monkeypatch.setattr(persistence, "restore_model", full)
     with pytest.raises(MemoryError, match="8 GiB"):
         wl.load(saved)
+
+
+def test_a_model_of_an_older_version_loads(tmp_path, monkeypatch):
+    X = np.linspace(0, 1, 8)[:, None]
+    model = wl.NNGPRegressor(noise=0.1, output_scale=1.0, input_scales=None).fit(X, X[:, 0])
+    with monkeypatch.context() as before:
+        before.setattr(model_file, "__version__", "0.1.0")
+        wl.save(model, tmp_path / "old.npz")
+    assert wl.__version__ != "0.1.0"
+    np.testing.assert_array_equal(wl.load(tmp_path / "old.npz").predict(X), model.predict(X))
+    monkeypatch.setattr(model_file, "FORMAT", 0)  # of the files that are read
+    with pytest.raises(ValueError, match=r"has format 1, written by widelimit '?0\.1\.0"):
+        wl.load(tmp_path / "old.npz")

@@ -477,7 +477,7 @@ def test_what_cannot_be_sent_or_reached_is_refused(tmp_path, monkeypatch):
     ):
         wl.stored_gram(wl.linear(lambda X: 2 * X), X, tmp_path / "K.zarr", pool)
     monkeypatch.setitem(sys.modules, "obstore.store", None)
-    with pytest.raises(ValueError, match=r"needs the package obstore: pip install 'widelimit\[cluster\]'"):
+    with pytest.raises(ValueError, match=r'needs obstore: pip install "widelimit\[cluster\]"'):
         wl.stored_gram(K, X, "s3://bucket/K.zarr")
     for path, error, message in (
         (MemoryStore(read_only=True), ValueError, "cannot be written"),

@@ -243,6 +243,17 @@ def test_another_factor_is_refused(gram, factor, change, message):
     assert times(factor) == before
 
 
+def test_a_matrix_of_an_older_version_is_read_and_not_gone_on_with(gram, memory, tmp_path):
+    old = shutil.copytree(gram, tmp_path / "old.zarr")
+    for name in ("zarr.json", "widelimit.json"):
+        document = json.loads((old / name).read_text())
+        document["attributes"]["widelimit_gram"]["widelimit"] = "0.1.0"
+        (old / name).write_text(json.dumps(document))
+    agree(stored(old, tmp_path / "L.zarr"), memory)
+    with pytest.raises(ValueError, match=r"written by another version of widelimit: it says widelimit = .0\.1\.0"):
+        wl.stored_gram(K, X, old)
+
+
 def test_another_version_or_no_factor_is_refused(gram, factor, tmp_path):
     for name in ("zarr.json", "widelimit.json"):
         text = (factor / name).read_text()

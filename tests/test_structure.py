@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator
 
 import cases
 import widelimit as wl
+from widelimit import extras
 from widelimit.architecture.state import Layer
 from widelimit.compute.linalg import Factor
 from widelimit.compute.operators import Operator
@@ -27,6 +28,7 @@ SOURCE = ROOT / "src" / "widelimit"
 ORDER = [
     "shapes",
     "version",
+    "extras",
     "arithmetic",
     "progress",
     "references",
@@ -57,6 +59,7 @@ ORDER = [
     "displays",
     "tangents",
     "torch",
+    "libraries",
     "pages",
     "theory",
     "claims",
@@ -161,10 +164,11 @@ def test_a_circle_is_found(text):
 
 
 def classes():
-    """Every class of the package; those of the part for PyTorch where that is installed."""
+    """Every class of the package; those for PyTorch and other libraries where these are installed."""
     for path in FILES:
         name = module(path)
-        if name.endswith("__main__") or (name.startswith("widelimit.torch") and not importlib.util.find_spec("torch")):
+        absent = [p for p in name.split(".")[1:] if p in extras.PACKAGES and not importlib.util.find_spec(p)]
+        if absent or name.endswith("__main__"):
             continue
         found = vars(importlib.import_module(name)).values()
         yield from (cls for cls in found if inspect.isclass(cls) and cls.__module__ == name)
@@ -389,6 +393,7 @@ PAGES = [
     "README.md",
     *(f"docs/{f.name}" for f in sorted((ROOT / "docs").glob("*.md")) if "```python\n" in f.read_text()),
 ]
+PAGES.remove("docs/libraries.md")  # tests/test_libraries.py runs it, where those are installed
 
 
 @pytest.mark.usefixtures("short_searches")

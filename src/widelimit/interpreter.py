@@ -298,8 +298,10 @@ def _special(name: str) -> Callable[[Any], Any]:
 
 _CONTROL: dict[str, Callable[[Values, Parameters], Values]] = {"scan": _scan, "while": _while, "cond": _cond}
 
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
-_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_CALLS = {
+    "jit", "pjit", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call", "custom_vmap_call",
+}  # fmt: skip
+_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
 
 _PLAIN: dict[str, Callable[..., Any]] = {
     "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": _divide, "rem": np.fmod,

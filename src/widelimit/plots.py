@@ -7,17 +7,22 @@ import math
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.rcsetup import cycler
 
+from widelimit import extras
 from widelimit.inference.ensemble import Ensemble
 from widelimit.inference.posterior import Posterior
 from widelimit.shapes import Float
 from widelimit.training.history import History
 from widelimit.validation import Array
+
+try:
+    from matplotlib import colormaps
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.rcsetup import cycler
+except ModuleNotFoundError as error:
+    raise extras.explained(error, "a figure") from None
 
 NORMAL_QUANTILE = 1.959963984540054
 """The 97.5 % quantile of N(0, 1)."""

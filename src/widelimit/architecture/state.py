@@ -128,15 +128,32 @@ def add_all(variances: Sequence[Variance]) -> tuple[Variance, list[jax.Array]]:
     return Variance(whole, exponent).normalise(), shares
 
 
+@jax.custom_batching.custom_vmap
+def _always(value: jax.Array) -> jax.Array:
+    """Return True, from a value: XLA cannot know it beforehand."""
+    return value != _NO_VALUE
+
+
+@_always.def_vmap
+def _always_of_batch(_size: int, _batched: Any, values: jax.Array) -> tuple[jax.Array, bool]:
+    """Return one True for a batch: a branch chosen by many is a selection, which JAX does not transpose."""
+    return _always(values.ravel()[0]), False
+
+
 def held(tree: Any) -> Any:
     """Return arrays from a branch that is always taken, across which XLA fuses nothing.
 
     It would write the work before it out again for each of many uses: a program of 3,000 operations grows to 50,000.
     """
     leaves, form = jax.tree.flatten(tree)
-    always = leaves[0].ravel()[0] != _NO_VALUE
     return jax.tree.unflatten(
-        form, jax.lax.cond(always, lambda *x: x, lambda *x: jax.tree.map(jnp.zeros_like, x), *leaves)
+        form,
+        jax.lax.cond(
+            _always(jax.lax.stop_gradient(leaves[0].ravel()[0])),
+            lambda *x: x,
+            lambda *x: jax.tree.map(jnp.zeros_like, x),
+            *leaves,
+        ),
     )
 
 
@@ -173,9 +190,8 @@ def after_layer(layer: Layer, x: Any, y: Any, states: tuple[PairState, ...]) -> 
 
     traced, after = jax.make_jaxpr(run, return_shape=True)(*leaves)
     ends, form_after = jax.tree.flatten(after)
-    always = leaves[0].ravel()[0] != _NO_VALUE
     found = jax.lax.cond(
-        always,
+        _always(jax.lax.stop_gradient(leaves[0].ravel()[0])),
         lambda *given: jax.core.eval_jaxpr(traced.jaxpr, traced.consts, *given),
         lambda *_: [jnp.zeros(end.shape, end.dtype) for end in ends],
         *leaves,

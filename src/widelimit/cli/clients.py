@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from widelimit import memory
+from widelimit import extras, memory
 from widelimit.cli.reporting import note
 
 WAIT = 5
@@ -41,7 +41,7 @@ def _dask(address: str) -> Any:
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError("--scheduler needs Dask: pip install 'widelimit[cluster]'.") from None
+        raise ValueError(extras.needed("distributed", "--scheduler")) from None
     try:
         return Client(address, timeout=WAIT)
     except (OSError, ValueError) as error:

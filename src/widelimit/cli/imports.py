@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, final
 
@@ -26,7 +27,8 @@ def defer() -> None:
     missing = [name for name in ("scipy.stats", "pandas") if name not in sys.modules]
     sys.modules.update({name: _AtFirstUse(name) if name == "scipy.stats" else None for name in missing})  # type: ignore[misc]
     try:
-        import sklearn.base  # noqa: F401
+        with suppress(ModuleNotFoundError):  # it comes with an extra
+            import sklearn.base  # noqa: F401
     finally:
         if "pandas" in missing:
             del sys.modules["pandas"]

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 import scipy
-import sklearn
 from threadpoolctl import threadpool_info
 
 from widelimit import memory
@@ -31,7 +30,7 @@ def collect(version: str) -> dict[str, Any]:
         "jax": jax.__version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,
-        "scikit-learn": sklearn.__version__,
+        "scikit-learn": _installed("scikit-learn"),
         "blas": [{fact: pool.get(fact) for fact in facts} for pool in pools],
         "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE", ""),
         "devices": [f"{d.platform}:{d.id} {d.device_kind}, {devices.memory_of(d)}" for d in jax.devices()],

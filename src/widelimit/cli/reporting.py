@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 from typer._click.exceptions import ClickException
 
+from widelimit import extras
 from widelimit.cli import interruption
 
 
@@ -62,6 +63,8 @@ def plain_errors(*, debug: bool) -> Iterator[None]:
                 fail(str(error), 2)
             case OSError():
                 fail(f"failed: {error}", 1)
+            case ModuleNotFoundError() if str(extras.explained(error, "")) != str(error):
+                fail(str(extras.explained(error, "this command")), 1)
             case _:
                 fail(f"failed: {type(error).__name__}: {error} (--debug shows where)", 1)
 

@@ -18,6 +18,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore
 
+from widelimit import extras
 from widelimit.writing import atomic_write
 
 CLIENTS = ("obstore", "botocore", "aiobotocore", "gcsfs", "adlfs", "azure")
@@ -133,9 +134,7 @@ def _remote(url: str) -> Store:
     try:
         from obstore.store import from_url
     except ImportError:
-        raise ValueError(
-            f"path: the URL {url} needs the package obstore: pip install 'widelimit[cluster]'; or give a Zarr store."
-        ) from None
+        raise ValueError(f"path: {extras.needed('obstore', f'the URL {url}')}; or give a Zarr store.") from None
     try:
         return ObjectStore(from_url(url))
     except Exception as error:

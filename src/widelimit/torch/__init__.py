@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal, overload
 
-from widelimit import validation
+from widelimit import extras, validation
 from widelimit.kernels.empirical.outputs import OUTPUTS, Output
 from widelimit.progress import Report, no_progress
 
 try:
     import torch
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError('widelimit.torch needs PyTorch: pip install "widelimit[torch]"') from error
+    raise extras.explained(error, "widelimit.torch") from error
 
 from widelimit.torch.axes import axes_of
 from widelimit.torch.bits import bits

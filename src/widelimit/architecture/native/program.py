@@ -20,8 +20,10 @@ from widelimit.architecture.state import Layer, PairState
 from widelimit.pytrees import changed
 from widelimit.signals import EXPONENT_LIMIT, Correlation, Variance
 
-CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
-_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+CALLS = {
+    "jit", "pjit", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call", "custom_vmap_call",
+}  # fmt: skip
+_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
 _SAME = {"stop_gradient", "copy", "copy_p", "optimization_barrier"}
 
 
