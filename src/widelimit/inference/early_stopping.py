@@ -66,7 +66,7 @@ class StoppedFlow:
         count, seed = validation.integer("count", count, at_least=1), validation.integer("seed", seed, at_least=0)
         points = self.data.inputs(Z)
         error = len(points) * linalg.rounding(len(self.data.X), float(4 * np.max(self.prior.diag(points))))
-        error += self.prior.covariance_error(points) + self.data.kernel.covariance_error(points)
+        error += self.prior.covariance_error(points) + self.data.error_at(points)
         draws = linalg.gaussian_draws(self._mean(points), self.covariance(points), error, count, seed)
         return np.asarray(self.data.outputs(draws, Z))
 
