@@ -6,6 +6,7 @@ Not at the public door: there bad input must meet the library's own errors.
 import gc
 import os
 import pathlib
+import time
 
 import compiled
 
@@ -36,6 +37,22 @@ def pytest_configure(config):
     """Once a session, before its workers start."""
     if not hasattr(config, "workerinput"):
         compiled.tidy(PROGRAMS)
+
+
+LONGEST = ("devices", "finite_width_training", "recurrent", "sequences_and_graphs", "solvers", "traced")
+"""Files of tests/ that cost the most seconds a test: a run with an end begins with all others."""
+
+
+def pytest_collection_modifyitems(items):
+    if "TESTS_UNTIL" in os.environ:
+        items.sort(key=lambda item: item.path.stem.removeprefix("test_") in LONGEST)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Leave out what is left at TESTS_UNTIL, in seconds since 1970: continuous integration has an end (`.ci/run`)."""
+    if time.time() > float(os.environ.get("TESTS_UNTIL", "inf")):
+        pytest.skip("no time is left (TESTS_UNTIL)")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+import time
 import zlib
 
 import jax
@@ -98,3 +99,15 @@ def test_programs_are_kept_unless_a_test_asks_for_none(tmp_path):
         for name, value in before.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
+
+
+def test_tests_after_the_end_of_a_run_are_skipped_and_those_before_it_are_not(monkeypatch):
+    import conftest
+
+    for until, skipped in ((time.time() - 1, True), (time.time() + 60, False), (None, False)):
+        monkeypatch.setenv("TESTS_UNTIL", str(until)) if until else monkeypatch.delenv("TESTS_UNTIL")
+        try:
+            conftest.pytest_runtest_setup()
+            assert not skipped
+        except pytest.skip.Exception:
+            assert skipped
