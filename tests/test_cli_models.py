@@ -379,7 +379,7 @@ BAD = {
     "text among numbers": ("a,y\n1,0.5\n2,1\nthree,2\n4,3\n5,0.2\n", "row 3 has the text 'three'"),
     "constant": ("a,b,y\n1,2,0.5\n1,2,1\n1,2,3\n", "no column is left"),
     "one row": ("a,y\n1,2\n", "has 1 row; a model needs at least 2"),
-    "missing": ("a,b,y\n1,,0.5\n,3,1\n3,4,2.5\n,5,0.1\n", "(of 4 rows): a 2, b 1; --impute"),
+    "missing": ("a,b,y\n1,,0.5\n,3,1\n3,4,2.5\n,5,0.1\n", "(of 4 rows): a (2), b (1); --impute"),
     "missing target": ("a,y\n1,0.5\n2,\n3,2.5\n", "is missing in 1 of 3 rows (first: row 2)"),
     "empty": ("", "is empty"),
     "binary": ("\0\1\2", "binary file"),
