@@ -309,3 +309,11 @@ def _untied(depth: int, activation: Any, weight_std: Any, bias_std: Any) -> tupl
         dense = Dense(scale, validation.deviation(f"bias_std[{i}]", bias, zero=True))
         layers += [Activate(phis[i - 1]), dense] if i else [dense]
     return tuple(layers)
+
+
+def dense_chain(net: Network) -> list[Dense]:
+    """Return the Dense layers of a network of Dense, activation, Dense, .., as `mlp` makes it; [] of any other."""
+    dense, between = net.units[::2], net.units[1::2]
+    alone = len(dense) == len(between) + 1 and all(isinstance(unit, Activate) for unit in between)
+    found = [unit for unit in dense if isinstance(unit, Dense)]
+    return found if alone and len(found) == len(dense) else []

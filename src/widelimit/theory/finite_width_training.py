@@ -7,8 +7,8 @@ from typing import Any, final
 import numpy as np
 
 from widelimit import memory, validation
+from widelimit.architecture.builders import dense_chain
 from widelimit.architecture.inputs import Rows
-from widelimit.architecture.layers import Activate, Dense
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.inference.training_set import training_set
@@ -163,10 +163,8 @@ def _require(net: Any) -> None:
     if not isinstance(net, Network):
         raise TypeError(f"net must be a network, as wl.mlp(depth=3) makes one, got {validation.shown(net)}.")
     usual = net.parameterization == "ntk" and net.learning_rates is None and isinstance(net.inputs, Rows)
-    units, last = net.units, net.units[-1]
-    if not (
-        usual and all(isinstance(u, (Dense, Activate)) for u in units) and isinstance(last, Dense) and last.trained
-    ):
+    dense = dense_chain(net)
+    if not (usual and dense and dense[-1].trained):
         raise TypeError(
             "finite_width_training takes layers Dense, activation, Dense, .. on rows in the NTK parameterisation with "
             "one learning rate, as wl.mlp makes them."

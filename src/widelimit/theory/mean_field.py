@@ -8,8 +8,8 @@ import numpy as np
 
 from widelimit import memory, validation
 from widelimit.activations.base import Activation
+from widelimit.architecture.builders import dense_chain
 from widelimit.architecture.inputs import Rows
-from widelimit.architecture.layers import Activate, Dense
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.inference.gradient_flow import gradient_flow
@@ -158,13 +158,13 @@ def mean_field_flow(
 
 def particle_law(net: Network, rows: np.ndarray, y: np.ndarray) -> ParticleLaw:
     """Return the equations of motion of the units of a network of one hidden layer."""
-    (phi,), (_, last) = net.activations(), _dense(net)
+    (phi,), (_, last) = net.activations(), dense_chain(net)
     return ParticleLaw(phi, float(last.weight_std), float(last.bias_std), scaled_rows(net, rows), y)
 
 
 def scaled_rows(net: Network, rows: np.ndarray) -> Float[np.ndarray, "m p"]:
     """Return rows times the scales of the first layer, and the scale of its bias as a last column."""
-    first, _ = _dense(net)
+    first, _ = dense_chain(net)
     bias = np.full((len(rows), 1), float(first.bias_std))
     return np.hstack([float(first.weight_std) / math.sqrt(rows.shape[1]) * rows, bias])
 
@@ -189,10 +189,6 @@ def _follow(law: ParticleLaw, start: Particles, points: np.ndarray, until: np.nd
     return *parts, np.concatenate([now.out[:, :, None], now.into], axis=2)
 
 
-def _dense(net: Network) -> list[Dense]:
-    return [unit for unit in net.units if isinstance(unit, Dense)]
-
-
 def _flat(now: Particles) -> np.ndarray:
     return np.concatenate([part.ravel() for part in now])
 
@@ -214,8 +210,8 @@ def _require(net: Any) -> None:
             'net must be a network, as wl.mlp(depth=2, parameterization="mean_field") makes one, got '
             f"{validation.shown(net)}."
         )
-    kinds = [type(unit) for unit in net.units]
-    layers = kinds == [Dense, Activate, Dense] and all(unit.trained for unit in _dense(net))
+    dense = dense_chain(net)
+    layers = len(dense) == 2 and all(unit.trained for unit in dense)
     usual = net.parameterization == "mean_field" and net.learning_rates is None and isinstance(net.inputs, Rows)
     if not (layers and usual):
         raise TypeError(
