@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import zarr
@@ -301,19 +302,25 @@ def test_arguments_are_checked(tmp_path):
 
 
 def test_a_kernel_of_long_standing_is_quick():
-    """After warm-up a small Gram matrix takes less than a millisecond, and no n within a bucket compiles."""
+    """After warm-up a small Gram matrix takes less than 60 calls of a compiled product, and no n in a bucket compiles.
+
+    That is 1 to 4 ms, by processor; a program that is traced again takes over 50 ms.
+    """
     inputs = RNG.standard_normal((50, 5))
     K.gram(inputs)
     programs = *storage.tiles._encodes, *storage.tiles._tiles.values()
     sizes = [program._cache_size() for program in programs]
-    times = []
-    for n in (50, 33, 64, 40) * 5:
+    product = jax.jit(lambda x: x @ x.T)
+    assert product(inputs).shape == (50, 50)
+    times, units = [], []
+    for i, n in enumerate((50, 33, 64, 40) * 5):
         data = RNG.standard_normal((n, 5))
-        start = time.thread_time()  # other work on the machine is not counted
-        K.gram(data)
-        times.append(time.thread_time() - start)
+        for call, found in ((K.gram, times), (lambda x: np.asarray(product(x)), units)):
+            start = time.thread_time()  # other work on the machine is not counted
+            call(data)
+            found += [time.thread_time() - start] if i >= 4 else []  # the first of each n compiles the product
     assert [program._cache_size() for program in programs] == sizes
-    assert sorted(times)[len(times) // 2] < 1e-3
+    assert np.median(times) < 60 * np.median(units), (np.median(times), np.median(units))
 
 
 @pytest.mark.parametrize("name", ["movie.mkv.partial", "c/0/movie.mkv.partial", "zarr.json.partial/take 1"])
