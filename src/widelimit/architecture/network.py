@@ -240,9 +240,8 @@ class Network:
 
     def output_scale(self, params: tuple[Params, ...]) -> float:
         """Return sqrt(N/n_{L-1}) in the mean-field (N = 1) and the maximal update parameterisation, else 1."""
-        if self.parameterization not in ("mean_field", "mup"):
-            return 1.0
-        return math.sqrt((self.base_width or 1.0) / params[-1]["weight"].shape[-1])
+        scaled = self.parameterization in ("mean_field", "mup")
+        return math.sqrt((self.base_width or 1.0) / params[-1]["weight"].shape[-1]) if scaled else 1.0
 
     def _inputs(self, params: Any, X: Any, *, axes: int) -> Any:
         """Return X, checked against parameters whose leaves have `axes` leading axes."""
