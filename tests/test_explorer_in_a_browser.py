@@ -154,6 +154,7 @@ def test_points_by_mouse(chromium, address):
         until(page, lambda: abs(place(page, 5)[1] - y - 90) < 6)
         page.mouse.click(*place(page, 5))
         until(page, lambda: points(page) == 5)
+        assert points(page) == 5
 
 
 def test_points_by_keyboard(chromium, address):

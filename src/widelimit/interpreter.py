@@ -87,8 +87,8 @@ def _program(closed: Any) -> _Program:
 
         for equation in jaxpr.eqns:
             inputs = [of(v) for v in equation.invars]
-            if equation.primitive.name in _CALLS:
-                inner = next(equation.params[key] for key in _CALLED if key in equation.params)
+            if equation.primitive.name in CALLS:
+                inner = next(equation.params[key] for key in CALLED if key in equation.params)
                 whole = isinstance(inner, core.ClosedJaxpr)
                 found = add(inner.jaxpr if whole else inner, inner.consts if whole else (), inputs)
             else:
@@ -298,10 +298,12 @@ def _special(name: str) -> Callable[[Any], Any]:
 
 _CONTROL: dict[str, Callable[[Values, Parameters], Values]] = {"scan": _scan, "while": _while, "cond": _cond}
 
-_CALLS = {
+CALLS = {
     "jit", "pjit", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call", "custom_vmap_call",
 }  # fmt: skip
-_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
+"""Primitives that compute another jaxpr as it is."""
+CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
+"""The parameters that may hold it."""
 
 _PLAIN: dict[str, Callable[..., Any]] = {
     "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": _divide, "rem": np.fmod,

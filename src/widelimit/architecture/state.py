@@ -140,6 +140,12 @@ def _always_of_batch(_size: int, _batched: Any, values: jax.Array) -> tuple[jax.
     return _always(values.ravel()[0]), False
 
 
+def _taken(leaves: Sequence[jax.Array]) -> jax.Array:
+    """Return the predicate of a branch that is always taken."""
+    always: jax.Array = _always(jax.lax.stop_gradient(leaves[0].ravel()[0]))
+    return always
+
+
 def held(tree: Any) -> Any:
     """Return arrays from a branch that is always taken, across which XLA fuses nothing.
 
@@ -147,13 +153,7 @@ def held(tree: Any) -> Any:
     """
     leaves, form = jax.tree.flatten(tree)
     return jax.tree.unflatten(
-        form,
-        jax.lax.cond(
-            _always(jax.lax.stop_gradient(leaves[0].ravel()[0])),
-            lambda *x: x,
-            lambda *x: jax.tree.map(jnp.zeros_like, x),
-            *leaves,
-        ),
+        form, jax.lax.cond(_taken(leaves), lambda *x: x, lambda *x: jax.tree.map(jnp.zeros_like, x), *leaves)
     )
 
 
@@ -191,7 +191,7 @@ def after_layer(layer: Layer, x: Any, y: Any, states: tuple[PairState, ...]) -> 
     traced, after = jax.make_jaxpr(run, return_shape=True)(*leaves)
     ends, form_after = jax.tree.flatten(after)
     found = jax.lax.cond(
-        _always(jax.lax.stop_gradient(leaves[0].ravel()[0])),
+        _taken(leaves),
         lambda *given: jax.core.eval_jaxpr(traced.jaxpr, traced.consts, *given),
         lambda *_: [jnp.zeros(end.shape, end.dtype) for end in ends],
         *leaves,

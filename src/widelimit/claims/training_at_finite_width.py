@@ -1,4 +1,4 @@
-"""How far the kernel and the outputs of trained networks leave the limit is predicted without training any."""
+"""Finite widths change kernel and outputs in training by terms that are predicted without training any network."""
 
 import functools
 from typing import Any

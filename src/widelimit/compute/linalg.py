@@ -145,11 +145,17 @@ def rounding(n: int, largest: float) -> float:
 def eigenpairs(matrix: np.ndarray, error: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Compute eigenvalues (ascending) and eigenvectors of a semi-definite matrix; `matrix` is overwritten.
 
-    error: as of `semi_definite`. Raises: MemoryError: no room for the eigenvectors and their workspace; ValueError: as
-    `semi_definite`.
+    error: of the entries, as of `eigenvalue_error`. Raises: MemoryError: no room for the eigenvectors and their
+    workspace; ValueError: as `semi_definite`.
     """
+    bound = eigenvalue_error(matrix, error)
     values, vectors = decompose(matrix)
-    return semi_definite(values, error), vectors
+    return semi_definite(values, bound), vectors
+
+
+def eigenvalue_error(matrix: np.ndarray, error: float) -> float:
+    """Bound the error of eigenvalues if entries have an `error`, relative to the largest on the diagonal."""
+    return len(matrix) * error * float(np.diagonal(matrix).max()) if error else 0.0
 
 
 def decompose(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,8 +170,8 @@ def decompose(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def semi_definite(values: np.ndarray, error: float = 0.0) -> np.ndarray:
     """Return the eigenvalues (ascending) of a matrix that is positive semi-definite to rounding, and to `error`.
 
-    error: bound on the error of eigenvalues that the entries bring (`Kernel.covariance_error`). Where one is negative
-    beyond rounding, but within that error, all eigenvalues of its size or less are 0.
+    error: bound on the error of eigenvalues that the entries bring (`eigenvalue_error`). Where one is negative beyond
+    rounding, but within that error, all eigenvalues of its size or less are 0.
 
     Raises: ValueError: one is negative beyond both: the kernel is not positive semi-definite.
     """
@@ -192,11 +198,12 @@ def refuse_negative(values: np.ndarray, error: float = 0.0) -> None:
 def eigenvalues(matrix: np.ndarray, error: float = 0.0) -> np.ndarray:
     """Compute eigenvalues (ascending) as they come, without vectors, in a fifth of the time; `matrix` is overwritten.
 
-    Raises: ValueError: one is negative beyond rounding and `error`, as of `semi_definite`.
+    error: as of `eigenpairs`. Raises: ValueError: one is negative beyond rounding and that.
     """
+    bound = eigenvalue_error(matrix, error)
     with threads.limit_decomposition(len(matrix)):
         values = np.asarray(scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True, check_finite=False))
-    refuse_negative(values, error)
+    refuse_negative(values, bound)
     return values
 
 

@@ -84,9 +84,11 @@ class FittedAverage:
 
     def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m c"]:
         """Compute the covariance of f."""
-        center, parts = self.mean(Z), []
-        for (member, points), scale in zip(self._inputs(Z), self.scales, strict=True):
-            away = scale * member.mean(points) - center
+        members = self._inputs(Z)
+        means = [scale * member.mean(points) for scale, (member, points) in zip(self.scales, members, strict=True)]
+        center, parts = self._sum(means), []
+        for (member, points), scale, mean in zip(members, self.scales, means, strict=True):
+            away = mean - center
             parts.append(scale**2 * member.covariance(points) + away[:, None] * away)
         return self._sum(parts)
 

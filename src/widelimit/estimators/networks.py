@@ -96,7 +96,7 @@ def choose(design: Design, data: SearchData) -> HyperparameterChoice:
     with progress_bar(data.verbose and len(data.points) > LONG) as report:
         report("noise", 0, 0)
         kernel = design.kernel()
-        settings: dict[str, Any] = {"objective": data.objective, "error": kernel.covariance_error(some.points)}
+        settings: dict[str, Any] = {"objective": data.objective, "error": kernel.table_error}
         found = noise_level(np.asarray(kernel.gram(some.points)), some.y, some.weights, noise=data.noise, **settings)
     warn_at_bounds(found.bound)
     return HyperparameterChoice(design, found.noise, found.scale)
@@ -109,8 +109,8 @@ def choose_design(design: Design, data: SearchData) -> Design:
 
     def score(candidate: Design) -> float:
         kernel = candidate.kernel()
-        settings["error"] = kernel.covariance_error(some.points)
-        return noise_level(np.asarray(kernel.gram(some.points)), some.y, some.weights, **settings).score
+        gram = np.asarray(kernel.gram(some.points))
+        return noise_level(gram, some.y, some.weights, error=kernel.table_error, **settings).score
 
     return search(design, score)
 

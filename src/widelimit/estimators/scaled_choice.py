@@ -60,9 +60,11 @@ def choose_scaled(
     families = [design.family for design in designs]
     with progress_bar(data.verbose) as report:
         if labels:
-            return _choice(fit_label_scales(search, families, progress=report), designs, data, unit)
+            found = fit_label_scales(search, families, progress=report)
+            return _choice(_above_arithmetic(found, designs, data), designs, data, unit)
         finalists = fit_finalists(search, families, progress=report)
-    best, *others = [_choice(found, designs, data, unit) for found in finalists[: None if average else 1]]
+    finalists = tuple(_above_arithmetic(found, designs, data) for found in finalists[: None if average else 1])
+    best, *others = [_choice(found, designs, data, unit) for found in finalists]
     _warn_of_scaled(finalists[0], best, data)
     if noise is not None and not others:
         return best
@@ -74,23 +76,29 @@ def choose_scaled(
 
 def _choice(found: ScaledFit, designs: Sequence[Design], data: SearchData, unit: float) -> HyperparameterChoice:
     """Return what a search has found, with the noise in units of the kernel, and of weights as they are."""
-    design = next(design for design in designs if design.family == found.family)
-    design = design if data.hyperparameters == "fixed" else design.changed(found.values)
-    ratio = data.noise if data.noise is not None else unit * max(found.noise, _least_noise(found, design, data))
-    ratio /= found.amplitude
+    ratio = (unit * found.noise if data.noise is None else data.noise) / found.amplitude
     scale = np.full(data.y.shape[1], math.sqrt(found.amplitude))
-    return HyperparameterChoice(design, ratio, scale, found.scales)
+    return HyperparameterChoice(_design(found, designs, data), ratio, scale, found.scales)
 
 
-def _least_noise(found: ScaledFit, design: Design, data: SearchData) -> float:
-    return found.amplitude * least_noise(design.kernel(), data.points * found.scales)
+def _design(found: ScaledFit, designs: Sequence[Design], data: SearchData) -> Design:
+    design = next(design for design in designs if design.family == found.family)
+    return design if data.hyperparameters == "fixed" else design.changed(found.values)
+
+
+def _above_arithmetic(found: ScaledFit, designs: Sequence[Design], data: SearchData) -> ScaledFit:
+    """Raise a noise that was searched to the least that arithmetic distinguishes from 0, which is then its bound."""
+    if data.noise is not None:
+        return found
+    least = found.amplitude * least_noise(_design(found, designs, data).kernel(), data.points * found.scales)
+    return found if found.noise >= least else found._replace(noise=least, at_bounds=("noise", *found.at_bounds))
 
 
 def _warn_of_scaled(found: ScaledFit, choice: HyperparameterChoice, data: SearchData) -> None:
     """Warn of numbers at their bounds; of a noise that was searched if it is below the least or drowns the function."""
     if data.noise is None:
         variance = found.amplitude * np.asarray(choice.design.kernel().diag(data.points * found.scales)).mean()
-        if "noise" in found.at_bounds or found.noise < _least_noise(found, choice.design, data):
+        if "noise" in found.at_bounds:
             warn_at_bounds("lower")
         elif found.noise > LOUD * variance:
             warn_at_bounds("upper")
@@ -107,9 +115,9 @@ def _left_out(choice: HyperparameterChoice, data: SearchData) -> LeftOutNoise:
     """Return what the rows say, each left out; the density is that of the targets in units of `data`."""
     assert choice.input_scales is not None
     assert choice.scale is not None
-    kernel, points = choice.design.kernel(), data.points * choice.input_scales
-    error, gram = kernel.covariance_error(points), np.asarray(kernel.gram(points))
-    settings: dict[str, Any] = {"fixed": data.noise is not None, "error": error}
+    kernel = choice.design.kernel()
+    gram = np.asarray(kernel.gram(data.points * choice.input_scales))
+    settings: dict[str, Any] = {"fixed": data.noise is not None, "error": kernel.table_error}
     found = left_out_noise(gram, data.y / choice.scale, data.weights, choice.noise, **settings)
     units = float(np.log(choice.scale[distinct_columns(data.y)]).sum())
     return found._replace(log_density=found.log_density - units)

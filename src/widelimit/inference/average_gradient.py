@@ -68,7 +68,7 @@ def gradient_scales(
             weights,
             objective="leave_one_out",
             noise=noise,
-            error=kernel.covariance_error(points),
+            error=kernel.table_error,
         )
         if level.score > best.score:
             best = GradientScales(level.score, scales)

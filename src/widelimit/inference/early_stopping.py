@@ -66,7 +66,7 @@ class StoppedFlow:
         count, seed = validation.integer("count", count, at_least=1), validation.integer("seed", seed, at_least=0)
         points = self.data.inputs(Z)
         error = len(points) * linalg.rounding(len(self.data.X), float(4 * np.max(self.prior.diag(points))))
-        error += self.prior.covariance_error(points) + self.data.error_at(points)
+        error += sum(k.covariance_error(points) for k in (self.prior, self.data.kernel) if isinstance(k, Kernel))
         draws = linalg.gaussian_draws(self._mean(points), self.covariance(points), error, count, seed)
         return np.asarray(self.data.outputs(draws, Z))
 
@@ -146,9 +146,7 @@ def stopped_flow(
     ridge = float(validation.finite_scalar("noise", noise, at_least=0.0))
     w = np.ones(len(data.X)) if weights is None else validation.noise(weights, len(data.X))
     root = np.sqrt(np.broadcast_to(w, len(data.X)))
-    values, vectors = linalg.eigenpairs(
-        data.gram(beside=2 + EIGENVECTORS) * root[:, None] * root, data.error * float(root.max()) ** 2
-    )
+    values, vectors = linalg.eigenpairs(data.gram(beside=2 + EIGENVECTORS) * root[:, None] * root, data.error)
     modes = root[:, None] * vectors
     if prior is None:
         spread = np.diag(np.maximum(values, 0.0) + ridge)

@@ -162,8 +162,8 @@ class SparsePosterior:
         points = self._inputs(Z)
         mean, covariance = np.asarray(self.mean(points)), np.asarray(self.covariance(points))
         size = float(np.asarray(self.kernel.diag(points)).max())
-        error = len(points) * linalg.rounding(len(self.inducing), 1.0) * self.root.spread * size
-        error += self.kernel.covariance_error(points)
+        rounding = linalg.rounding(len(self.inducing), 1.0) * self.root.spread
+        error = len(points) * (rounding + self.kernel.table_error) * size
         draws = linalg.gaussian_draws(mean.reshape(len(points), -1), covariance, error, count, seed)
         return self._outputs(draws, Z)
 

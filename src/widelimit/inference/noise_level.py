@@ -82,7 +82,7 @@ def noise_level(
         columns: the distinct columns of y, if they are known already.
         counts: the weights of a leave-one-out sum, where those of the noise have another factor too.
         variance: s_j^2 r, where it is known.
-        error: bound on the error of eigenvalues of K(X, X) that its entries bring (`Kernel.covariance_error`).
+        error: of the entries of K(X, X), `Kernel.table_error`.
 
     Raises:
         ValueError: the kernel is not positive semi-definite, or not finite.
@@ -97,9 +97,9 @@ def noise_level(
     root = np.sqrt(weights)
     gram *= root[:, None]
     gram *= root
+    bound = linalg.eigenvalue_error(gram, error)
     values, vectors = linalg.decompose(gram)
-    error *= float(weights.max())
-    values, floor = linalg.semi_definite(values, error), max(floor, -FLOOR * float(values[0]) if error else 0.0)
+    values, floor = linalg.semi_definite(values, bound), max(floor, -FLOOR * float(values[0]) if error else 0.0)
     targets, known = threads.product(vectors.T, root[:, None] * y), None if variance is None else variance / typical
     every = _Spectrum(np.maximum(values, 0.0), vectors, targets, counts, total, float(weights.sum()), known)
     columns = distinct_columns(y) if columns is None else columns
@@ -118,10 +118,10 @@ def least_noise(kernel: Kernel, X: np.ndarray) -> float:
     """Return the least noise that arithmetic distinguishes from 0: see `FLOOR`. X: (n, d), of which 500 rows count."""
     largest = float(np.max(np.asarray(kernel.diag(X))))
     floor = FLOOR * linalg.rounding(len(X), largest)
-    if not kernel.covariance_error(X):
+    if not kernel.table_error:
         return floor
     some = X[evenly(len(X), ERROR_ROWS)]
-    lowest = float(linalg.eigenvalues(np.array(kernel.gram(some)), kernel.covariance_error(some))[0])
+    lowest = float(linalg.eigenvalues(np.array(kernel.gram(some)), kernel.table_error)[0])
     return max(floor, -FLOOR * lowest * len(X) / len(some))
 
 
@@ -161,7 +161,7 @@ def left_out_noise(
     total = float(counts.sum())
     gram *= root[:, None]
     gram *= root
-    values, vectors = linalg.eigenpairs(gram, error * float(weights.max()))
+    values, vectors = linalg.eigenpairs(gram, error)
     targets = threads.product(vectors.T, root[:, None] * y)
     spectrum = _Spectrum(np.maximum(values, 0.0), vectors, targets, counts, total, float(weights.sum()), None)
     alpha, own = spectrum.left_out(noise)

@@ -92,7 +92,7 @@ class NoiseSearch:
     def _one_variance(self, y: np.ndarray) -> RowNoise:
         rows, n = evenly(len(y), LEVEL_ROWS), len(y)
         gram = np.asarray(self.kernel.gram(self.X[rows]))
-        error = self.kernel.covariance_error(self.X[rows])
+        error = self.kernel.table_error
         level = noise_level(
             gram, y[rows, None], self.counts[rows], objective=self.objective, noise=self.noise, error=error
         )

@@ -241,7 +241,8 @@ class Posterior:
         points = self.data.inputs(Z)
         m, c = len(points), self.weights.shape[1]
         memory.require(8.0 * (3 * count * m * c + 4 * m * m), f"{count} draws of {m} x {c} values")
-        error = m * float(self._rounding(self.data.diagonal(points)).max()) + self.data.error_at(points)
+        prior = self.data.diagonal(points)
+        error = m * float(self._rounding(prior).max() + self.data.error * prior.max())
         covariance = check_finite(self._covariance(points), points)
         return self.data.outputs(linalg.gaussian_draws(self._mean(points), covariance, error, count, seed), Z)
 

@@ -67,12 +67,8 @@ class TrainingSet(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Return the bound on the error of eigenvalues of K(X, X) that tables of activations bring."""
-        return self.error_at(self.X)
-
-    def error_at(self, points: np.ndarray) -> float:
-        """Return the same of K(Z, Z), Z: points (m, d)."""
-        return self.kernel.covariance_error(points) if isinstance(self.kernel, Kernel) else 0.0
+        """Return `table_error` of the kernel."""
+        return self.kernel.table_error if isinstance(self.kernel, Kernel) else 0.0
 
     def fold(self, values: np.ndarray) -> np.ndarray:
         """Fold (m, c) values as the kernel's matrix acts on them: (m, c) or (m c, 1)."""

@@ -110,11 +110,15 @@ class Kernel(Matrices, abc.ABC):
     __array_ufunc__ = None
     """NumPy numbers leave `number * kernel` to the kernel."""
 
-    def covariance_error(self, X: Float[Array, "n d"]) -> float:
-        """Bound the error of eigenvalues of `gram(X)` that comes from tables of activations: 0 with closed forms."""
+    @property
+    def table_error(self) -> float:
+        """Return the stated error of entries in float64 that tables of activations bring, over the largest K(x, x)."""
         leaves = jax.tree.leaves(self, is_leaf=lambda leaf: isinstance(leaf, Activation))
-        error = sum(leaf.rtol_in(X.dtype) for leaf in leaves if isinstance(leaf, Activation))
-        return len(X) * error * float(np.max(np.asarray(self.diag(X)))) if error else 0.0
+        return float(sum(leaf.rtol_in(np.float64) for leaf in leaves if isinstance(leaf, Activation)))
+
+    def covariance_error(self, X: Float[Array, "n d"]) -> float:
+        """Bound the error of eigenvalues of `gram(X)` that comes from `table_error`: 0 with closed forms."""
+        return len(X) * self.table_error * float(np.max(np.asarray(self.diag(X)))) if self.table_error else 0.0
 
     def __add__(self, other: Kernel) -> Kernel:
         return Sum(self, other) if isinstance(other, Kernel) else NotImplemented

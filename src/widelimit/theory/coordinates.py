@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class CoordinateCheck:
-    """How far the signals after every layer with weights moved, at W widths. Made by `coordinate_check`."""
+    """This result says how far the signals after every layer with weights moved, at W widths. By `coordinate_check`."""
 
     widths: Int[np.ndarray, " W"]
     layers: tuple[str, ...]

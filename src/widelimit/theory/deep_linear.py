@@ -6,8 +6,10 @@ from typing import Any, final
 import numpy as np
 
 from widelimit import memory, validation
+from widelimit.compute.krylov import gain
 from widelimit.shapes import Float
 from widelimit.theory.ode import integrate
+from widelimit.theory.requests import finite_times
 from widelimit.validation import Array
 
 TOLERANCE = 1e-10
@@ -65,9 +67,7 @@ def deep_linear_flow(
     rows = np.asarray(validation.concrete_points("X", X), np.float64)
     targets = np.asarray(validation.targets("y", y, len(rows)), np.float64).reshape(len(rows), -1)
     L = validation.integer("depth", depth, at_least=1, below=DEEPEST + 1)
-    until = np.atleast_1d(validation.times(times, "times"))
-    if not np.isfinite(until).all():
-        raise ValueError("times must be finite: the weights are followed from time to time.")
+    until = finite_times(times, "the weights are followed from time to time")
     more = rows if probes is None else np.asarray(validation.concrete_points("probes", probes), np.float64)
     validation.same_features("probes", more, "X", rows)
     d, c = rows.shape[1], targets.shape[1]
@@ -117,9 +117,7 @@ def _frozen(W: np.ndarray, C: np.ndarray, h: np.ndarray, depth: int, until: np.n
         values, Q = np.linalg.eigh(root[:, None] * turned * root)
         values = np.maximum(values, 0.0)
         force = Q.T @ (root * (aim[:, b] - turned @ now[:, b]))
-        tau = until[:, None]
-        flat = values * tau < 1e-12
-        learned = np.where(flat, tau, -np.expm1(-values * tau) / np.where(flat, 1, values))
+        learned = gain(values, until, values * until[:, None] < 1e-12, 0.0)
         found[:, :, b] = now[:, b] + root * ((learned * force) @ Q.T)
     return np.asarray(U @ found @ Vt)
 

@@ -16,6 +16,7 @@ from widelimit.interpreter import interpreted
 from widelimit.kernels.network import nngp, ntk
 from widelimit.shapes import Float
 from widelimit.theory.hierarchy import Expansion, kernels, tensors
+from widelimit.theory.requests import finite_times, probes_beside, require_one_output
 from widelimit.validation import Array
 
 KERNELS = 16
@@ -100,16 +101,13 @@ def finite_width_training(
         MemoryError: the tensors do not fit.
     """
     _require(net)
-    until = np.atleast_1d(validation.times(times, "times"))
-    if not np.isfinite(until).all():
-        raise ValueError("times must be finite: the corrections are those of an expansion in 1/width at a time.")
+    until = finite_times(times, "the corrections are those of an expansion in 1/width at a time")
     n_width, at = (
         validation.integer(*given, at_least=1) for given in (("width", width), ("sample_width", sample_width))
     )
     count, first = validation.integer("draws", draws, at_least=2), validation.integer("seed", seed, at_least=0)
     data = training_set(ntk(net), X, y)
-    if data.y.shape[1] != 1:
-        raise ValueError(f"y must be of one output, (n,) or (n, 1), got {data.y.shape[1]} columns; take one at a time.")
+    require_one_output(data.y)
     rows, n = np.asarray(data.X, np.float64), len(data.X)
     points, asked = _points(net, rows, probes)
     size = 8.0 * len(points) * n**3 * (4 * count + 4 * n)
@@ -131,9 +129,7 @@ def _points(net: Network, rows: np.ndarray, probes: Any) -> tuple[np.ndarray, sl
     """Return training rows and probes, and which of them are asked for. Raises: TypeError, ValueError."""
     if probes is None:
         return rows, slice(0, len(rows))
-    more = np.asarray(net.rows("probes", validation.concrete_points("probes", probes)), np.float64)
-    validation.same_features("probes", more, "X", rows)
-    return np.concatenate([rows, more]), slice(len(rows), None)
+    return np.concatenate([rows, probes_beside(net, rows, probes)]), slice(len(rows), None)
 
 
 def _at(expansion: Expansion, found: Any, moved: np.ndarray, depth: int, tau: float) -> list[tuple[Any, Any]]:

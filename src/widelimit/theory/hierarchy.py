@@ -174,13 +174,12 @@ class _Force(NamedTuple):
 
 
 def _decay(rate: np.ndarray, tau: float) -> np.ndarray:
-    """Compute int_0^tau exp(-rate s) ds."""
-    return np.asarray(np.where(rate > 0, -np.expm1(-rate * tau) / np.where(rate > 0, rate, 1), tau))
+    """Compute int_0^tau exp(-rate s) ds, for rates of either sign."""
+    flat = np.abs(rate) * tau < 1e-12
+    return np.asarray(np.where(flat, tau, -np.expm1(-rate * tau) / np.where(flat, 1, rate)))
 
 
 def _flow(theta: Float[np.ndarray, "E p t"], y: np.ndarray, tau: float) -> Float[np.ndarray, "E p"]:
     """Compute Theta_pt Theta_tt^{-1} (1 - exp(-Theta_tt tau)) y."""
     values, Q = np.linalg.eigh(theta[:, : len(y)])
-    flat = np.abs(values) * tau < 1e-12
-    learned = np.where(flat, tau, -np.expm1(-values * tau) / np.where(flat, 1, values))
-    return np.asarray(np.einsum("epb,ebc,ec,edc,d->ep", theta, Q, learned, Q, y, optimize=True))
+    return np.asarray(np.einsum("epb,ebc,ec,edc,d->ep", theta, Q, _decay(values, tau), Q, y, optimize=True))

@@ -17,6 +17,7 @@ from widelimit.interpreter import interpreted
 from widelimit.kernels.network import ntk
 from widelimit.shapes import Float
 from widelimit.theory.ode import integrate
+from widelimit.theory.requests import finite_times, probes_beside, require_one_output
 from widelimit.validation import Array
 
 TOLERANCE = 1e-8
@@ -130,22 +131,14 @@ def mean_field_flow(
         MemoryError: they do not fit.
     """
     _require(net)
-    until = np.atleast_1d(validation.times(times, "times"))
-    if not np.isfinite(until).all():
-        raise ValueError("times must be finite: particles are followed from time to time.")
+    until = finite_times(times, "particles are followed from time to time")
     count = validation.integer("particles", particles, at_least=2)
     many, first = validation.integer("draws", draws, at_least=2), validation.integer("seed", seed, at_least=0)
     lazy = gradient_flow(ntk(replace(net, parameterization="ntk")), X, y)
     rows = np.asarray(net.rows("X", validation.concrete_points("X", X)), np.float64)
     targets = np.asarray(validation.targets("y", y, len(rows)), np.float64).reshape(len(rows), -1)
-    if targets.shape[1] != 1:
-        raise ValueError(
-            f"y must be of one output, (n,) or (n, 1), got {targets.shape[1]} columns; take one at a time."
-        )
-    more = rows
-    if probes is not None:
-        more = np.asarray(net.rows("probes", validation.concrete_points("probes", probes)), np.float64)
-        validation.same_features("probes", more, "X", rows)
+    require_one_output(targets)
+    more = rows if probes is None else probes_beside(net, rows, probes)
     size = 8.0 * many * (count + 1) * (4 * (len(rows) + len(more)) + 16 * (rows.shape[1] + 2))
     memory.require(size, f"{many} systems of {count} particles", remedy="use fewer particles")
     law = particle_law(net, rows, targets[:, 0])

@@ -17,13 +17,10 @@ from widelimit.architecture.convolution import Conv
 from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.sites import Windows
 from widelimit.architecture.state import Layer, PairState
+from widelimit.interpreter import CALLED, CALLS
 from widelimit.pytrees import changed
 from widelimit.signals import EXPONENT_LIMIT, Correlation, Variance
 
-CALLS = {
-    "jit", "pjit", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call", "custom_vmap_call",
-}  # fmt: skip
-_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
 _SAME = {"stop_gradient", "copy", "copy_p", "optimization_barrier"}
 
 
@@ -207,7 +204,7 @@ class Program:
     def _apply(self, equation: Any, given: list[Any]) -> list[Any]:
         name, parameters = equation.primitive.name, equation.params
         if name in CALLS:
-            inner = next(parameters[key] for key in _CALLED if key in parameters)
+            inner = next(parameters[key] for key in CALLED if key in parameters)
             return self._run(inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ()), given)
         if name in _SAME:
             return given
