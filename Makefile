@@ -13,7 +13,7 @@ SPHINX := JAX_DISABLE_MOST_OPTIMIZATIONS=1 OPENBLAS_NUM_THREADS=1 OMP_NUM_THREAD
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-claims test-slow test-torch test-browser test-cluster test-libraries test-lowest docs dist format lock clean bench bench-full bench-gpu
+.PHONY: help demo test test-grids test-claims test-slow test-torch test-browser test-cluster test-libraries test-lowest docs dist format lock clean bench bench-full bench-gpu
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -21,12 +21,15 @@ help:  ## List these targets
 demo: .venv/.ready  ## Run the demonstration
 	.venv/bin/widelimit demo
 
-test: .venv/.ready-dev  ## Run every check but the two below: style, types, tests
+test: .venv/.ready-dev  ## Run style, types and tests, of every grid a covering choice: the check before a commit
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	@echo ".venv/bin/mypy, beside the tests; its report comes last"; .venv/bin/mypy >.venv/types 2>&1 & types=$$!; \
-		.venv/bin/pytest -m "not claims" $(PARALLEL); tests=$$?; wait $$types; types=$$?; cat .venv/types; \
+		.venv/bin/pytest -m "not claims and not grid" $(PARALLEL); tests=$$?; wait $$types; types=$$?; cat .venv/types; \
 		exit $$((tests + types))
+
+test-grids: .venv/.ready-dev  ## Run the cells of grids that `make test` leaves out (tests/grids.py)
+	.venv/bin/pytest -m "grid and not claims" $(PARALLEL)
 
 test-claims: .venv/.ready-dev  ## Run all claims with quick settings, each with a planted error, and the tests of digits, as users compile
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest -m "not slow" tests/test_every_claim.py tests/test_kernel_values.py tests/test_images.py $(PARALLEL)

@@ -9,6 +9,7 @@ import pathlib
 import time
 
 import compiled
+import grids
 
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache"
 PROGRAMS = CACHE / "compiled" / compiled.machine()
@@ -43,7 +44,15 @@ LONGEST = ("devices", "finite_width_training", "recurrent", "sequences_and_graph
 """Files of tests/ that cost the most seconds a test: a run with an end begins with all others."""
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if grids.left_out(item.nodeid):
+            item.add_marker("grid")
+    if config.args in (config.getini("testpaths"), [str(config.rootpath)]):  # all tests
+        found = grids.faults([item.nodeid for item in items])
+        if found:
+            raise pytest.UsageError("tests/grids.py: " + "; ".join(found))
     if "TESTS_UNTIL" in os.environ:
         items.sort(key=lambda item: item.path.stem.removeprefix("test_") in LONGEST)
 

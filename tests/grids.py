@@ -1,0 +1,115 @@
+"""The cells of grids that `make test` leaves to `make test-grids`, and what it runs in their place.
+
+A cell may be left out where another one that stays takes the same code, and where what it varies (an activation, a
+layer, a dtype, a planted error) is varied in a test that stays. No test is in neither target.
+"""
+
+import fnmatch
+
+STAY = {
+    # Activations: every one keeps its dual in both dtypes, its derivative, and its ends in float64.
+    "test_activations.py::test_networks": ("sign", "gelu", "exp"),
+    "test_activations.py::test_pairs_at_the_ends": ("float64-*", "float32-relu", "float32-erf", "float32-gelu"),
+    "test_piecewise.py::test_duals_against_quadrature": ("hard_tanh", "all kinds"),
+    "test_piecewise.py::test_tables_are_the_closed_forms": ("hard_swish-*", "bends*"),
+    # Trees of layers: every one keeps both kernels to 64 eps, without compilation.
+    "test_architectures.py::test_both_kernels_to_64_eps": (
+        *("float64-residual", "float64-normalised residual", "float64-side by side", "float64-frozen"),
+    ),
+    "test_architectures.py::test_inputs_of_any_scale": ("*-residual", "float32-15-scaled by layer"),
+    "test_architectures.py::test_limits_are_both_kernels": ("*-residual", "*-dropped out"),
+    "test_architectures.py::test_the_series_for_equal_norms_is_that_of_the_layers": ("layers0-*", "layers3-*"),
+    "test_gradients_at_cusps.py::test_every_transformation_gives_the_limit_of_central_differences": (
+        *("relu-*", "abrelu-ntk", "rectified_power-ntk", "sign-nngp"),
+    ),
+    "test_architectures.py::test_learning_rates_multiply_the_part_of_each_layer": ("standard",),
+    "test_architectures.py::test_branches_that_read_rows": ("relu",),
+    "test_architectures.py::test_empirical_kernels_see_every_parameter_once": ("residual",),
+    "test_layers.py::test_the_finite_map_has_the_moments_of_the_infinite_one": (
+        *("normalise", "drop out", "sum", "concatenate", "product", "dense*", "activate"),
+    ),
+    "test_gradients_at_cusps.py::test_relu_one_by_one": ("ntk-float64",),
+    "test_gradients_at_cusps.py::test_second_derivatives_of_the_nngp_kernel": ("relu",),
+    # Networks of one activation: each keeps its laws at depth 3, in both kernels and dtypes.
+    "test_kernels.py::test_laws": ("*-depth3-*-ntk", "relu-depth[31]*", "erf-depth3-*-nngp", "erf-depth12-*-ntk"),
+    "test_kernels.py::test_jax_arrays_stay_jax_arrays": ("ntk",),
+    "test_kernels.py::test_gradients_are_finite_everywhere": ("*-relu", "*-erf"),
+    "test_kernels.py::test_gradients_equal_finite_differences": ("*-relu", "*-erf"),
+    "test_kernels.py::test_finite_networks_have_the_limits_tangent_kernel": ("relu", "erf"),
+    "test_kernel_values.py::test_the_other_closed_forms": ("float64-leaky_relu",),
+    "test_kernel_values.py::test_chaotic_networks": ("float64-*",),
+    "test_numerical.py::test_equal_norms_give_the_layers_to_64_eps": ("relu-ntk", "erf-ntk"),
+    "test_cli_process.py::test_a_signal_ends_the_command_at_any_moment": (
+        *("*-typer", "*-jax._src.core", "*-c/0/0", "*-c/1/1"),
+    ),
+    "test_numerical.py::test_kernels_are_positive_semidefinite": ("tanh", "elu", "hard_swish"),
+    "test_native.py::test_both_kernels_to_64_eps": (
+        *("odd sizes", "strides", "residual", "frozen before a pool", "layers of one site"),
+    ),
+    "test_numerical.py::test_elu_against_its_closed_form": ("elu",),
+    "test_numerical.py::test_kernels_of_a_tabulated_activation_are_those_of_the_closed_form": ("ntk",),
+    "test_device_tiles.py::test_large_tiles_have_the_digits_of_the_processor": ("float64",),
+    "test_devices.py::test_a_posterior_on_a_device_is_that_of_the_host": ("cholesky", "cg-mixed"),
+    # Empirical kernels: test_empirical_layers.py has every kind of layer against explicit Jacobians.
+    "test_empirical.py::test_all_algorithms_and_outputs_give_the_explicit_contraction": (
+        *("relu", "erf, mean field, one output", "plain", "side by side", "frozen within"),
+    ),
+    "test_empirical_layers.py::test_no_layer_that_is_read_is_refused": (
+        *("dense", "attention", "conv", "group norm", "embedding", "tied", "scan"),
+    ),
+    "test_empirical_forms.py::test_axes": ("trace2-*",),
+    "test_empirical_forms.py::test_some_parameters": ("layerwise-*",),
+    "test_memory.py::test_a_little_more_is_enough": ("flow", "ensemble", "covariance", "conjugate gradients"),
+    "test_input_scales.py::test_the_objective_is_that_of_the_library_and_has_its_gradient": (
+        *("nngp-erf-2", "ntk-relu-3", "nngp-rbf-2"),
+    ),
+    "test_mixed_rows.py::test_functions_of_single_rows_are_not_refused": ("*-float64",),
+    "test_inference.py::test_what_tables_leave_of_a_zero_eigenvalue_is_no_negative_variance": ("softplus",),
+}
+"""{test: patterns of the cells that stay in `make test`}; its other cells are left out."""
+
+COVERED = {
+    "test_devices.py::test_several_devices_give_the_bits_of_one": "test_devices.py::test_only_vectors_cross",
+    "test_gaussian_process.py::test_tabulated_activations_are_fitted_by_either_gradient": (
+        "test_gaussian_process.py::test_the_gradient_of_the_marginal_likelihood_equals_differences"
+    ),
+    "test_cli_structured.py::test_the_session_of_the_documentation": (
+        "test_cli_structured.py::test_fit_predict_and_kernel_of_a_table"
+    ),
+    "test_cli_process.py::test_what_scikit_learn_imports_for_little_comes_at_its_first_use": (
+        "test_cli.py::test_help_is_quick_and_loads_nothing_heavy"
+    ),
+    "test_kernels.py::test_finite_networks_have_the_limits_covariance": (
+        "test_architectures.py::test_finite_networks_tend_to_both_kernels"
+    ),
+    "test_activations.py::test_sampled_moments": "test_activations.py::test_the_oracles_are_the_definition",
+}
+"""{test that is left out as a whole: the test in `make test` that takes the same code, of another kind or size}."""
+
+
+def parted(node):
+    """The test ("test_x.py::test_y") and the cell ("" if it has none) of pytest's name of a node."""
+    path, _, name = node.partition("::")
+    test, _, cell = name.partition("[")
+    return f"{path.rpartition('/')[2]}::{test}", cell.removesuffix("]")
+
+
+def left_out(node):
+    """Whether `make test` leaves this one to `make test-grids`."""
+    test, cell = parted(node)
+    stay = STAY.get(test)
+    return test in COVERED or (stay is not None and not any(fnmatch.fnmatchcase(cell, pattern) for pattern in stay))
+
+
+def faults(nodes):
+    """What is wrong with the tables, given the names of all tests."""
+    cells = {}
+    for test, cell in map(parted, nodes):
+        cells.setdefault(test, []).append(cell)
+    found = [f"{test} is no test" for test in {*STAY, *COVERED, *COVERED.values()} if test not in cells]
+    found += [f"{test} is covered by {by}, which is left out itself" for test, by in COVERED.items() if by in COVERED]
+    for test in STAY.keys() & cells.keys():
+        found += [f"{test}: {pattern} is no cell" for pattern in STAY[test] if not fnmatch.filter(cells[test], pattern)]
+        if not any(left_out(f"{test}[{cell}]") for cell in cells[test]):
+            found.append(f"{test} has no cell that is left out")
+    return found
