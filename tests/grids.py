@@ -39,6 +39,33 @@ STAY = {
     "test_kernel_values.py::test_the_other_closed_forms": ("float64-leaky_relu",),
     "test_kernel_values.py::test_chaotic_networks": ("float64-*",),
     "test_numerical.py::test_equal_norms_give_the_layers_to_64_eps": ("relu-ntk", "erf-ntk"),
+    "test_recurrent.py::test_recurrent_kernels_to_64_eps": ("last", "all"),
+    "test_uses_of_trees.py::test_every_use_of_every_tree": (
+        "residual",
+        "normalised residual",
+        "side by side",
+        "frozen",
+    ),
+    "test_uses_of_trees.py::test_a_matrix_on_disk_goes_on_where_it_was_killed": ("alike but for numbers",),
+    # Inference: every solver against eigenvectors; every door of a first call in one kernel.
+    "test_solvers.py::test_without_noise_too": ("full", "mixed", "single", "disk"),
+    "test_first_call.py::test_few_programs_and_none_for_other_data": (
+        *("ntk", "gelu", "a new function", "sum", "posterior", "flow", "regressor", "evidence", "own network"),
+    ),
+    "test_tables.py::test_other_norms_compile_nothing": ("tanh", "hard_tanh"),
+    "test_traced.py::test_derivatives_agree_with_sixty_digits": ("mean", "evidence", "left out, variance", "flow"),
+    "test_traced.py::test_derivatives_through_duplicates_without_noise": ("variance-*", "flow-inf-*"),
+    "test_traced.py::test_noise_of_any_size_is_solved_as_without_a_trace": ("one row of large noise",),
+    # Estimators: scikit-learn's checks of one regressor and one classifier with one network, and of the search.
+    "test_estimators.py::test_scikit_learn_checks": (
+        *("NNGPRegressor*", "NTKClassifier*", "WideRegressor*", "NTKFeatures*", "TableEncoder*"),
+        *("*-check_estimators_pickle", "*-check_fit_idempotent", "*-check_classifiers_train"),
+    ),
+    # Pages of the documentation, which `make docs` builds.
+    "test_structure.py::test_the_code_in_the_documentation_runs": (
+        *("README.md", "docs/tour.md", "docs/estimators.md", "docs/architectures.md", "docs/empirical.md"),
+        *("docs/extending.md", "docs/solvers.md"),
+    ),
     "test_cli_process.py::test_a_signal_ends_the_command_at_any_moment": (
         *("*-typer", "*-jax._src.core", "*-c/0/0", "*-c/1/1"),
     ),
@@ -69,6 +96,9 @@ STAY = {
 """{test: patterns of the cells that stay in `make test`}; its other cells are left out."""
 
 COVERED = {
+    "test_numerical.py::test_gradients_of_tables_compile_few_operations": (
+        "test_piecewise.py::test_gradients_under_jit"
+    ),
     "test_devices.py::test_several_devices_give_the_bits_of_one": "test_devices.py::test_only_vectors_cross",
     "test_gaussian_process.py::test_tabulated_activations_are_fitted_by_either_gradient": (
         "test_gaussian_process.py::test_the_gradient_of_the_marginal_likelihood_equals_differences"

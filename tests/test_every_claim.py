@@ -284,7 +284,7 @@ PLANTS = [
 ]
 
 
-FEW = ("gaussian_vectors", "outputs_are_independent", "primal_is_dual", "minimum_norm_functions")
+FEW = ("gaussian_vectors", "primal_is_dual")
 """Those that `make test` runs; `make test-claims` runs all others."""
 
 
