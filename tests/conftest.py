@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if grids.left_out(item.nodeid):
             item.add_marker("grid")
-    if config.args in (config.getini("testpaths"), [str(config.rootpath)]):  # all tests
+    if {(config.rootpath / path).resolve() for path in config.args} == {config.rootpath / "tests"}:  # all tests
         found = grids.faults([item.nodeid for item in items])
         if found:
             raise pytest.UsageError("tests/grids.py: " + "; ".join(found))
