@@ -35,8 +35,6 @@ def share(folder, environment):
         environment.setdefault(
             "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
         )
-    # Places in the sources, which programs carry for profilers, are two fifths of the time of tracing and lowering.
-    environment.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
     # Two workers have a core each: a second thread of BLAS would only spin beside the other worker.
     environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A program that another worker is just writing is compiled, and no test's standard error says so.
