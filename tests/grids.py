@@ -105,6 +105,9 @@ STAY = {
 """{test: patterns of the cells that stay in `make test`}; its other cells are left out."""
 
 COVERED = {
+    "test_kernels.py::test_gradients_without_jit_are_the_compiled_ones": (
+        "test_gradients_at_cusps.py::test_relu_one_by_one"
+    ),
     "test_recurrent.py::test_fixed_maps_that_are_other_layers": "test_recurrent.py::test_mixed_sites_to_64_eps",
     "test_explorer.py::test_finite_networks_are_trained_towards_the_limit": (
         "test_finite.py::test_trained_networks_tend_to_kernel_descent_from_their_own_start"
