@@ -61,7 +61,7 @@ def test_branches_with_and_without_attention_stand_side_by_side():
     """Pairs of sites are known for both parts of the width; those of the branch without attention were missing."""
     sides = wl.layers.Concatenate([Attention()], [Dense()]), wl.layers.Concatenate([Dense()], [Attention()])
     ends = wl.layers.Activate("erf"), GlobalAveragePool(), Dense()
-    one, other = (by_numpy.gram(wl.ntk(wl.network(Dense(), both, *ends, inputs=INPUTS)), SERIES) for both in sides)
+    one, other = (wl.ntk(wl.network(Dense(), both, *ends, inputs=INPUTS)).gram(SERIES) for both in sides)
     np.testing.assert_allclose(one, other, rtol=1e-13)
 
 
