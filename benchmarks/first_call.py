@@ -4,8 +4,9 @@ python benchmarks/first_call.py [--before CHECKOUT] [--repeats N] [--only WORD] 
 
 Processes run in turns, the textbook's first; times are the shortest of N, ratios are of them. `before` is the same of
 another checkout (its folder), once; `programs` counts compilations. `again` is a second call in the same process: other
-rows, scaled by 1.3, another number of them. Without the compilation caches that the environment may ask for. `--cpu`
-counts the processor's seconds, on all cores, instead of the clock's: a busy machine changes them less.
+rows, scaled by 1.3, another number of them. Without the compilation caches that the environment may ask for; Python
+keeps compiled modules, as an installation does, so repeat at least twice. `--cpu` counts the processor's seconds, on
+all cores, instead of the clock's: a busy machine changes them less.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ CLOCKS: dict[str, Callable[[], float]] = {"perf_counter": time.perf_counter, "pr
 
 def fresh(code: str, checkout: Path, clock: str = "perf_counter") -> tuple[float, list[float]]:
     """Measure seconds of a process from its start to its end, and the numbers that it prints."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    left_out = "JAX_", "PYTHONDONTWRITEBYTECODE"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
     environment["PYTHONPATH"] = str(checkout / "src")
     command = [sys.executable, "-c", code.replace("{clock}", clock)]
     start = CLOCKS[clock]()

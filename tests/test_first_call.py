@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -257,3 +258,34 @@ def test_shapes_are_checked_in_the_tests():
     assert shapes.Float is jaxtyping.Float
     with pytest.raises(Exception, match="Type-check error"):
         signals.correlate_points(jnp.ones(3), jnp.ones((2, 3)), same=False)
+
+
+def operations(jaxpr):
+    """Count the operations of a jaxpr, those within loops and branches once."""
+    parts = [part for equation in jaxpr.eqns for part in jax.tree.leaves(list(equation.params.values()), is_leaf=inner)]
+    return len(jaxpr.eqns) + sum(operations(getattr(part, "jaxpr", part)) for part in parts if inner(part))
+
+
+def inner(part):
+    return isinstance(part, (jax.extend.core.ClosedJaxpr, jax.extend.core.Jaxpr))
+
+
+def operations_of_a_tile(name):
+    X = np.random.default_rng(0).standard_normal((256, 6))
+    kernel = wl.ntk(wl.mlp(depth=3, activation=name, bias_std=0.1)).prepared(X)
+    with jax.enable_x64(True):
+        patches = jax.eval_shape(lambda kernel, X: tiles._encode(kernel, X, 2)[0], kernel, X)
+        pairs = np.zeros((4, 2), np.int32)
+        traced = jax.make_jaxpr(tiles._tile, static_argnums=(4, 5))(kernel, patches, patches, pairs, 3, True)
+    return operations(traced.jaxpr)
+
+
+@pytest.mark.parametrize(("name", "most"), [("relu", 450), ("erf", 750), ("gelu", 650), ("tanh", 1800)])
+def test_a_tile_is_traced_in_few_operations(name, most):
+    """The first call takes as long as its operations are many, whatever else the machine does."""
+    assert operations_of_a_tile(name) <= most
+
+
+def test_plain_indices_fail_the_count(monkeypatch):
+    monkeypatch.setattr(tiles, "_patch_at", lambda patches, k: jax.tree.map(lambda leaf: leaf[k], patches))
+    assert operations_of_a_tile("erf") > 750

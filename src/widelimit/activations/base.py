@@ -48,6 +48,8 @@ class Activation(abc.ABC):
     """Names of the dtypes in which they are."""
     light: ClassVar[bool] = True
     """True if its `encode` is `light` (`PairKernel.light`)."""
+    looped: ClassVar[bool] = False
+    """True if pairs are computed in a loop over rows (`row_groups`): a loop over layers around it costs no time."""
     kinks: tuple[float, ...] = ()
     """Places other than 0 where phi is not analytic, of functions whose duals are computed by quadrature."""
 

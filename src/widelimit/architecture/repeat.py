@@ -187,8 +187,8 @@ class Repeat(Combined):
         if isinstance(x, _Peeled):
             first, rest = self._rest
             return rest.pair_parts(x.rest, y.rest, first.pair_parts(x.first, y.first, states))
-        tabulated = any(activation.rtol_in(states[0].tangent.dtype) > 0 for activation in self.activations())
-        if self.untied or self.passes > UNROLLED or tabulated:  # series are much to compile
+        looped = any(activation.looped for activation in self.activations())
+        if self.untied or self.passes > UNROLLED or looped:
             return self._scan_pairs(Serial.pair, states[0], (x, y))
         state = states[0]
         for i in range(self.times):

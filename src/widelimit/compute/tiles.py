@@ -47,7 +47,9 @@ class EncodedBlock(NamedTuple):
 
 
 def _patch_at(patches: Features, index: jax.Array | int) -> Features:
-    return jax.tree.map(lambda leaf: leaf[index], patches)
+    # An index that may be negative takes five more operations for each axis, together half of those of a tile.
+    place = jnp.asarray(index, jnp.uint32)
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), patches)
 
 
 def _of_patches(kernel: PairKernel, x: Features, y: Features, same: jax.Array) -> jax.Array:

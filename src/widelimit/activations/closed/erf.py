@@ -58,6 +58,7 @@ class Erf(Activation):
     b: float | jax.Array = parameter(1.0, validation.factor)
     c: float | jax.Array = parameter(0.0, validation.offset)
     name: ClassVar[str] = "erf"
+    looped: ClassVar[bool] = True
     quick_depth: ClassVar[int] = ANY_DEPTH
     quick_types: ClassVar[tuple[str, ...]] = ("float64",)  # in float32 a warm call took a fifth longer
 
@@ -88,6 +89,10 @@ class Erf(Activation):
         erf = signals.correlation_from_gap(gap, correlation.positive)
         after = signals.sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (erf,))
         return after, x.signal_share * y.signal_share * slope
+
+    def itself(self, x: _ErfMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        slope = x.signal_share**2 / (x.root * x.size**2)
+        return signals.correlation_with_itself(correlation.one_minus), slope
 
 
 def _erf_pair_map(x: _ErfMemo, y: _ErfMemo, correlation: Correlation) -> tuple[jax.Array, jax.Array]:
@@ -203,6 +208,7 @@ class Gelu(Activation):
     """
 
     name: ClassVar[str] = "gelu"
+    looped: ClassVar[bool] = True
     quick_depth: ClassVar[int] = ANY_DEPTH
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
@@ -225,6 +231,12 @@ class Gelu(Activation):
     def correlate(self, x: _GeluMemo, y: _GeluMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         one_minus, slope = of_patch_by_rows(_gelu_pair_map, x, y, correlation)
         return signals.positive_correlation(one_minus), slope
+
+    def itself(self, x: _GeluMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        gap = x.t**2
+        bend = (x.p**2 * x.t / jnp.sqrt(2 - gap)) * (5 - 2 * gap) / (2 - gap)
+        slope = (math.pi - series.angle_from_gap(gap)[0] + bend) / x.size**2
+        return signals.correlation_with_itself(correlation.one_minus), slope
 
     def refine(self, x: _GeluMemo, y: _GeluMemo, correlation: Correlation, after: Correlation) -> Correlation:
         gap, usual = correlation.one_minus, after.one_minus

@@ -144,25 +144,28 @@ class ClosedForm:
         )
 
     def components(
-        self, s: jax.Array, t: jax.Array, gap: jax.Array
+        self, x: PiecesMemo, y: PiecesMemo, gap: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
         """Compute half the squared distance at rho = 1, and H, of each part of two signals, elementwise."""
-        x, y = map(self.memo_at, (s, t))
         separation, means, _ = self._components(x, y, gap)
         return (separation[0], means[0]), (separation[1], means[1])
 
-    def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
-        """Return the jumps of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part, (m,)."""
+    def memos(self, deviations: np.ndarray) -> PiecesMemo:
+        """Compute `memo_at` for deviations (m,) in float64, by NumPy."""
         with arithmetic(True):
             same = np.resize(deviations, max(PLACES, len(deviations)))  # one shape is traced once
             memo = interpreted(ClosedForm.memo_at)(self, same)
-        memo = jax.tree.map(lambda leaf: leaf[..., : len(deviations)], memo)
+        found: PiecesMemo = jax.tree.map(lambda leaf: leaf[..., : len(deviations)], memo)
+        return found
+
+    def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
+        """Return the jumps of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part, (m,)."""
+        memo = self.memos(deviations)
         even, odd = (Jumps(memo.kinks.h[0], part.j[0], part.g[0]) for part in memo.parts)
         return even, odd, memo.even_share
 
     def errors(self, deviations: np.ndarray, dtype: Any) -> np.ndarray:
         """Bound the rounding error of a dual of two signals of each deviation, relative to E[phi(u)^2]."""
-        with arithmetic(True):
-            parts = interpreted(ClosedForm.memo_at)(self, deviations).parts
+        parts = self.memos(deviations).parts
         bends = np.concatenate([np.abs(leaf) for part in parts for leaf in (2 * part.p[1:], part.j, part.g)])
         return np.asarray(_ROUNDING * float(np.finfo(dtype).eps) * np.max(bends, axis=0) ** 2)

@@ -3,6 +3,7 @@
 import functools
 from dataclasses import replace
 
+import jax
 import numpy as np
 
 from widelimit.activations.piecewise.closed_form import ClosedForm
@@ -16,20 +17,24 @@ from widelimit.interpreter import interpreted
 
 MIRRORED = 2.0
 """Where a kink is closer to 0 than this, in deviations, terms for its mirror image are needed: else too many angles."""
-_PAIRS_A_CALL = 2**12
-"""Pairs in one call of the closed form, which is traced once: the arrays of its steps stay in a core's cache."""
+_PAIRS_A_CALL = 3 * 2**7
+"""Pairs of deviations in one call of the closed form, with as many angles as the first try has: it is traced once."""
 
 
 def _exact(closed: ClosedForm, deviations: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """Compute the closed form's components for all pairs of deviations: (even and odd, two quantities, m, m, gaps)."""
-    first, second = np.tril_indices(len(deviations))  # they are symmetric
-    whole = np.broadcast_arrays(deviations[first, None], deviations[second, None], gap)
-    count, calls = whole[0].size, -(-whole[0].size // _PAIRS_A_CALL)
-    blocks = zip(*(np.split(np.resize(v, calls * _PAIRS_A_CALL), calls) for v in whole), strict=True)
-    values = np.concatenate([interpreted(ClosedForm.components)(closed, *block) for block in blocks], axis=-1)
+    lower, memos = np.tril_indices(len(deviations)), closed.memos(deviations)  # they are symmetric
+    count, width = len(lower[0]), tables.ANGLE_POINTS[0]
+    rows = []
+    for start in range(0, count, _PAIRS_A_CALL):
+        chosen = [np.resize(at[start : start + _PAIRS_A_CALL], _PAIRS_A_CALL) for at in lower]
+        x, y = (jax.tree.map(lambda leaf, at=at: leaf[..., at, None], memos) for at in chosen)
+        parts = [interpreted(ClosedForm.components)(closed, x, y, part) for part in gap.reshape(-1, width)]
+        rows.append(np.concatenate(parts, axis=-1))
+    values = np.concatenate(rows, axis=2)[:, :, :count]
     result = np.empty((2, 2, len(deviations), len(deviations), len(gap)))
-    result[:, :, first, second] = values[..., :count].reshape(2, 2, -1, len(gap))
-    result[:, :, second, first] = result[:, :, first, second]
+    for first, second in (lower, lower[::-1]):
+        result[:, :, first, second] = values
     return result
 
 
@@ -39,7 +44,7 @@ def tabulate_pieces(closed: ClosedForm, kink: float, low: float, high: float, rt
 
     `kink` is the only distance of kinks of phi from 0, but for 0.
     """
-    m, count, target = tables.DEVIATION_POINTS[0], tables.ANGLE_POINTS[0], rtol / 4
+    m, count, target = tables.first_points(low, high, kinked=True), tables.ANGLE_POINTS[1], rtol / 4
     places = tables.places_between(low, high)
     while m and count:
         deviations = places.deviations(m)[1]

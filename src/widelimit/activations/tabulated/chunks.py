@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.tabulated.expansions import PLACES, Expansion, ExpansionMemo
+from widelimit.activations.tabulated.expansions import PLACES, Expansion, ExpansionMemo, in_slices
 from widelimit.pytrees import pytree
 
 LENGTH = 16
@@ -113,5 +113,6 @@ def mean_and_slope_by_x(
 
 def _unroll(rows: jax.Array, columns: jax.Array) -> list[jax.Array]:
     """Sum over columns the products of rows (C LENGTH, ..) times columns (C, ..)."""
-    terms = [[rows[b * LENGTH + k] * columns[b] for b in range(len(columns))] for k in range(LENGTH)]
-    return [sum(row[1:], row[0]) for row in terms]
+    of_rows, of_columns = in_slices(rows), in_slices(columns)
+    terms = [[of_rows[b * LENGTH + k] * column for b, column in enumerate(of_columns)] for k in range(LENGTH)]
+    return [jax.lax.squeeze(sum(row[1:], row[0]), (0,)) for row in terms]

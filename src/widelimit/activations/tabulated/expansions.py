@@ -69,11 +69,17 @@ def contract(expansion: Expansion, x: ExpansionMemo, y: ExpansionMemo) -> list[j
     """
     if max(expansion.pattern) > 1 and _rectangular(expansion) and _matrices(x, y):
         return list(contract_rectangle(expansion, x, y))
-    starts, rows, columns = np.concatenate([[0], np.cumsum(expansion.pattern)]), list(x.rows), list(y.columns)
-    return [
-        functools.reduce(jnp.add, [rows[starts[b] + k] * columns[b] for b, n in enumerate(expansion.pattern) if k < n])
+    starts, rows, columns = np.concatenate([[0], np.cumsum(expansion.pattern)]), in_slices(x.rows), in_slices(y.columns)
+    sums = [
+        [rows[starts[b] + k] * columns[b] for b, n in enumerate(expansion.pattern) if k < n]
         for k in range(max(expansion.pattern))
     ]
+    return [jax.lax.squeeze(functools.reduce(jnp.add, terms), (0,)) for terms in sums]
+
+
+def in_slices(array: jax.Array) -> list[jax.Array]:
+    """Return array[k : k + 1] for every k, by one operation: two for each would be most of what JAX traces."""
+    return list(jax.lax.split(array, (1,) * len(array)))
 
 
 def contract_rectangle(expansion: Expansion, x: ExpansionMemo, y: ExpansionMemo) -> jax.Array:

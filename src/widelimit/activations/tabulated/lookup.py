@@ -74,7 +74,8 @@ def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation)
     gap, sign = correlation.gap, with_sign(jnp.ones_like(correlation.one_minus), correlation)
     psi = series.angle_from_gap(gap)[0]
     square = (x.place - y.place) ** 2
-    kink_pairs = [kink_pair(x.kink, place, gap, psi) for place in (y.kink, -y.kink)]
+    kinked = any(part is not None and part.coincident for part in (table.odd, table.even))
+    kink_pairs = [kink_pair(x.kink, place, gap, psi) for place in (y.kink, -y.kink) if kinked]
     separation = extra_mean = extra_slope = jnp.zeros_like(gap)
     mean_slopes: list[Any] = []
     coincident: list[tuple[jax.Array, jax.Array, jax.Array]] = []

@@ -6,6 +6,7 @@ logarithm is analytic; so the series of that logarithm keeps relative accuracy, 
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from widelimit import gaussian
 from widelimit.arithmetic import arithmetic
 from widelimit.gaussian import Function
 from widelimit.interpreter import interpreted
-from widelimit.signals import Variance
+from widelimit.signals import Variance, deviation_of
 
 SMALLEST = 1e-20
 """Below this deviation only the leading power of s counts."""
@@ -57,6 +58,18 @@ def growth(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray) -> n
     found = second_moments(phi, kinks, sizes) / sizes ** (2 * order)
     # A phi written with a difference, as exp(u) - 1, is 0 for small u.
     return np.asarray(np.where(found[:-1] > 0, found[:-1], found[-1]))
+
+
+def second_moment_of(phi: Function, kinks: tuple[float, ...], signal: Variance) -> Variance:
+    """Compute E[phi(u)^2] for u ~ N(0, signal) of float64, by quadrature in NumPy."""
+    deviation = interpreted(deviation_of)(signal)
+    own = growth(phi, kinks, deviation.ravel()).reshape(deviation.shape)
+    return interpreted(_growing(order_at_zero(phi, kinks)))(own, signal)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _growing(order: int) -> Callable[[jax.Array, Variance], Variance]:
+    return lambda growth, signal: with_growth(growth, order, signal)
 
 
 def with_growth(growth: jax.Array, order: int, signal: Variance) -> Variance:

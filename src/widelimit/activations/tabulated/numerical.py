@@ -12,12 +12,11 @@ from widelimit import validation
 from widelimit.activations.base import ANY_DEPTH, USUAL_MEMO, Activation
 from widelimit.activations.tabulated import fixed_lengths, tables
 from widelimit.activations.tabulated.lookup import TableMemo, correlate_by_table, look_up, mean_of
-from widelimit.activations.tabulated.moments import growth, order_at_zero, with_growth
+from widelimit.activations.tabulated.moments import second_moment_of
 from widelimit.activations.tabulated.tables import Table
-from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, correlation_with_itself, deviation_of
+from widelimit.signals import Correlation, Variance, correlation_with_itself
 
 LARGEST_TRACED = 8.0
 """Standard deviations of signals up to which tables serve under jit, grad and vmap, where inputs are not known."""
@@ -49,6 +48,7 @@ class Numerical(Activation):
     label: str = field(default="a callable", metadata={"static": True})
     table: Table | None = field(default=None, repr=False)
     name: ClassVar[str] = "numerical"
+    looped: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         validation.function("phi", self.phi, "a function of an array")
@@ -88,10 +88,7 @@ class Numerical(Activation):
 
     def second_moment(self, signal: Variance) -> Variance:
         """Compute E[phi(u)^2] for u ~ N(0, signal) of float64, by quadrature."""
-        deviation = interpreted(deviation_of)(signal)
-        own = growth(self.phi, self.kinks, deviation.ravel()).reshape(deviation.shape)
-        order = order_at_zero(self.phi, self.kinks)
-        return interpreted(_growing(order))(own, signal)  # type: ignore[no-any-return]
+        return second_moment_of(self.phi, self.kinks, signal)
 
     @property
     def numbers_per_input(self) -> int:
@@ -131,11 +128,6 @@ class Numerical(Activation):
 
 def _replaced(_: jax.Array) -> jax.Array:
     raise TypeError("phi was replaced by its table")
-
-
-@functools.cache
-def _growing(order: int) -> Callable[[jax.Array, Variance], Variance]:
-    return lambda growth, signal: with_growth(growth, order, signal)
 
 
 @functools.lru_cache(maxsize=64)

@@ -217,6 +217,8 @@ class Program:
             return [_VIEWS[name](first, parameters)]
         if isinstance(first, Stack) and name in _VIEWS:
             return [_VIEWS[name](first, parameters)]
+        if isinstance(first, Memo | Constant | Stack) and name == "split":
+            return _split(first, parameters)
         if any(math.prod(v.aval.shape) > 1 for v in (*equation.invars, *equation.outvars)):
             raise Unknown(f"the operation {name!r} on arrays")
         if name in (*_VIEWS, "dynamic_slice") or (name.startswith("reduce_") and name != "reduce_precision"):
@@ -308,6 +310,15 @@ def _slice(value: Any, parameters: dict[str, Any]) -> Any:
     if any(a + 1 != b for a, b in zip(starts[:1], ends[:1], strict=True)) or any(starts[1:]):
         raise Unknown("a slice of a memo")
     return _at(value, starts[0])
+
+
+def _split(value: Any, parameters: dict[str, Any]) -> list[Any]:
+    count = len(parameters["sizes"])
+    if set(parameters["sizes"]) != {1} or parameters["axis"] != 0:
+        raise Unknown("parts of a memo")
+    if isinstance(value, Constant):
+        return [Constant(part, value.dtype) for part in np.split(value.value, count)]
+    return [_at(value, k) for k in range(count)]
 
 
 def _squeeze(value: Any, parameters: dict[str, Any]) -> Any:
