@@ -12,6 +12,7 @@ import pytest
 import by_numpy
 import oracles
 import widelimit as wl
+from widelimit.architecture.stacking import unstacked
 from widelimit.claims.finite import one_network
 from widelimit.kernels.sphere import Sphere
 from widelimit.layers import Concatenate, Dense, Dropout, Frozen, LayerNorm, Repeat, Residual, Scale, Serial, Sum
@@ -220,6 +221,26 @@ def test_programs_grow_like_the_networks_they_compute():
     slope = jax.jit(jax.grad(lambda x: kernel.pairwise(x, x).sum(), allow_int=True))
     assert operations(slope.lower(features)) < 4
     assert len(wl.mlp(depth=50, weight_std=[W] * 50)._compact.layers) == 1
+
+
+def test_equal_layers_are_drawn_at_once_with_the_bits_of_each():
+    """One draw for the layers of all blocks, however many; slices outside the program (50 ms each to compile)."""
+    net = wl.resmlp(blocks=10, bias_std=0.1)
+    params, sizes = net.init(3, input_dim=4, width=3), net._sizes(4, 3, 1)
+    keys = jax.random.split(jax.random.key(3), len(net.units))
+    for own, unit, key, shape in zip(params, net.units, keys, sizes, strict=True):
+        for found, known in zip(*map(jax.tree.leaves, (own, unit.draw(key, shape, np.float32))), strict=True):
+            assert np.array_equal(found, known)
+    many = net.init_many([5, 3], input_dim=4, width=3)
+    assert all(np.array_equal(a[1], b) for a, b in zip(*map(jax.tree.leaves, (many, params)), strict=True))
+
+    def lines(blocks, change):
+        net = wl.resmlp(blocks=blocks)
+        draw = jax.jit(lambda key: change(net.whole.draw(key, net._sizes(4, 3, 1), np.float32)))
+        return len(draw.lower(jax.random.key(0)).as_text().splitlines())
+
+    assert lines(40, lambda params: params) == lines(10, lambda params: params)
+    assert lines(40, unstacked) > lines(10, unstacked) + 60  # the same, divided inside
 
 
 @pytest.mark.parametrize("lost", [False, True])

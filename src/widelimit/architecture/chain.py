@@ -12,13 +12,13 @@ from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.mixing import with_itself
 from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
+from widelimit.architecture.stacking import draw_in_order, unstacked
 from widelimit.architecture.state import (
     Change,
     Layer,
@@ -163,7 +163,7 @@ class Combined(Layer, abc.ABC):
         return self.apply_with(params, signals, key=key)
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return self.draw(key, self.shape(inputs, outputs, itertools.repeat(outputs))[0], dtype)
+        return unstacked(self.draw(key, self.shape(inputs, outputs, itertools.repeat(outputs))[0], dtype))
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         after, _, memo = self.encode_with_mean(signal, None)
@@ -239,18 +239,7 @@ class Serial(Combined):
         return tuple(shapes), inputs
 
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
-        units = self.units
-        keys = jax.random.split(key, max(len(units), 1))
-        alike: dict[Any, list[int]] = {}
-        for i, (unit, own) in enumerate(zip(units, shape, strict=False)):
-            alike.setdefault((id(unit), own), []).append(i)
-        drawn: dict[int, Params] = {}
-        for (_, own), places in alike.items():  # one program for the layers of a block, whatever its times
-            draw = partial(units[places[0]].draw, shape=own, dtype=dtype)
-            together = jax.vmap(draw)(keys[np.asarray(places)]) if len(places) > 1 else draw(keys[places[0]])
-            for j, i in enumerate(places):
-                drawn[i] = jax.tree.map(lambda leaf: leaf[j], together) if len(places) > 1 else together  # noqa: B023
-        return tuple(drawn[i] for i in range(len(drawn)))
+        return draw_in_order(self.units, key, shape, dtype)
 
     def count(self, shape: Shape) -> int:
         return sum(unit.count(own) for unit, own in zip(self.units, shape, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, final
 
@@ -20,6 +20,7 @@ from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs
 from widelimit.architecture.inputs import Inputs, Rows, float_dtype
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.repeat import grouped
+from widelimit.architecture.stacking import Draw, draw_many, draw_one, unstacked
 from widelimit.architecture.state import Change, Layer, PairState, Params, Scalar, Shape, through
 from widelimit.architecture.surveys import survey
 from widelimit.arithmetic import arithmetic
@@ -155,7 +156,7 @@ class Network:
             TypeError, ValueError: a size below 1, or not depth - 1 widths; another dtype.
             MemoryError: the parameters do not fit; nothing is allocated then.
         """
-        return _only(self.init_many([seed], input_dim=input_dim, width=width, output_dim=output_dim, dtype=dtype))
+        return self._drawn(draw_one, [seed], self._sizes(input_dim, width, output_dim), dtype)
 
     def init_many(
         self,
@@ -170,10 +171,12 @@ class Network:
 
         Member e has the bits of init(seeds[e], ...). One compiled call, whatever E. Arguments and errors as `init`.
         """
-        sizes = self._sizes(input_dim, width, output_dim)
         listed = isinstance(seeds, Sequence) and not isinstance(seeds, (str, bytes))
         if not (listed or (isinstance(seeds, (np.ndarray, jax.Array)) and seeds.ndim == 1)) or len(seeds) == 0:
             raise ValueError(f"seeds must be a sequence of at least one integer, got {validation.shown(seeds)}.")
+        return self._drawn(draw_many, seeds, self._sizes(input_dim, width, output_dim), dtype)
+
+    def _drawn(self, draw: Draw, seeds: Any, sizes: Shape, dtype: Any) -> tuple[Params, ...]:
         keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0, below=2**63)) for s in seeds]
         kind = float_dtype(dtype)
         count = self.whole.count(sizes)
@@ -183,7 +186,7 @@ class Network:
             remedy="use a smaller width, fewer seeds, or float32",
         )
         with arithmetic(kind == np.float64):
-            return _init_many(self, jnp.stack(keys), sizes, kind)  # type: ignore[no-any-return]
+            return draw(self.whole, jnp.stack(keys), sizes, kind)
 
     def _sizes(self, input_dim: int | None, width: int | Sequence[int], output_dim: int) -> Shape:
         """Return the sizes of every layer of a finite network. Arguments and errors as `init`."""
@@ -199,7 +202,8 @@ class Network:
 
     def init_with_key(self, key: jax.Array, sizes: Sequence[int], dtype: Any) -> tuple[Params, ...]:
         """Draw as `init` does under jit and vmap: a JAX key, all sizes from input to output, a dtype."""
-        return tuple(self.whole.draw(key, self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0], dtype))
+        shape = self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0]
+        return tuple(unstacked(self.whole.draw(key, shape, dtype)))
 
     def apply(
         self, params: tuple[Params, ...], X: Float[Array, "n d"], *, key: jax.Array | None = None
@@ -390,11 +394,5 @@ def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: 
     memory.require(size, f"the signals of {len(X)} inputs in {width} units")
 
 
-@functools.partial(jax.jit, static_argnames=("sizes", "dtype"))
-def _init_many(net: Network, keys: jax.Array, sizes: Shape, dtype: Any) -> tuple[Params, ...]:
-    return jax.vmap(lambda key: net.whole.draw(key, sizes, dtype))(keys)  # type: ignore[no-any-return]
-
-
-_only: Callable[[Any], tuple[Params, ...]] = jax.jit(lambda many: jax.tree.map(lambda leaf: leaf[0], many))
 _apply = jax.jit(Network.signals_of, inline=True)  # within other programs it is no program of its own
 _apply_many = jax.jit(jax.vmap(Network.signals_of, in_axes=(None, 0, None)))
