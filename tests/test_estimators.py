@@ -579,21 +579,20 @@ def test_other_bad_calls_name_the_remedy(data):
 @pytest.mark.parametrize("n", [1, 2, 30])
 @pytest.mark.parametrize("value", [5.0, -1e9, 0.0])
 def test_a_target_that_does_not_vary_leaves_its_scale_open(n, value, monkeypatch):
-    """With y_scale s = |y|/sqrt(1 + n), n rows at one place have the posterior variance s^2 K r/(n K + r), r = K."""
+    """n copies of a row have the noise r = n K(x, x) and s = |y|/sqrt(1 + n): f has the variance s^2 K r/(n K + r)."""
     X, y = np.ones((n, 2)), np.full(n, value)
     expected = (abs(value) or 1.0) / np.sqrt(1 + n)
 
     def deviations(model):
         means, std = model.predict(X[:1], return_std=True)
         assert means == value
-        return std[0], model.predict(X[:1], return_std=True, include_noise=True)[1][0]
+        return np.array([std[0], model.predict(X[:1], return_std=True, include_noise=True)[1][0]])
 
     model = wl.NNGPRegressor().fit(X, y)
-    unit = np.sqrt(model.noise_)
+    size = float(np.asarray(wl.nngp(model.network_).diag(model.inputs_(X[:1])))[0])
     np.testing.assert_allclose(model.y_scale_, expected)
-    assert model.noise_ == pytest.approx(float(np.asarray(wl.nngp(model.network_).diag(model.inputs_(X[:1])))[0]))
-    f, observed = deviations(model)
-    np.testing.assert_allclose([f, observed], expected * unit * np.sqrt([1 / (1 + n), 1 / (1 + n) + 1]), rtol=1e-9)
+    assert model.noise_ == pytest.approx(n * size)
+    np.testing.assert_allclose(deviations(model), expected * np.sqrt([size / 2, size / 2 + n * size]), rtol=1e-9)
     wide = deviations(wl.WideRegressor().fit(X, y))
     assert min(wide) > 0.1 * expected / np.sqrt(n)
     given = wl.NNGPRegressor(noise=0.1).fit(X, y)

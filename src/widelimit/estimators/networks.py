@@ -205,10 +205,7 @@ class Fitted(FittedGaussian):
             return how.flow(self.y, self.noise, how.weights)
         noise = self.noise / how.weights
         assert how.solver != "nystrom"  # is FittedSparse
-        found = posterior(how.design.kernel(), how.X, self.y, noise=noise, solver=how.solver, progress=how.verbose)
-        if self.coefficients is None:
-            return found
-        return replace(found, fit=found.fit._replace(weights=self.coefficients))  # those of a file, to the bit
+        return posterior(how.design.kernel(), how.X, self.y, noise=noise, solver=how.solver, progress=how.verbose)
 
     def state(self) -> ModelState:
         """Return the part of the function that a file holds."""
@@ -218,9 +215,13 @@ class Fitted(FittedGaussian):
 
     def moments(self, Z: Float[np.ndarray, "m d"]) -> tuple[np.ndarray, np.ndarray]:
         """Compute mean and variance of f, with K(Z, X) once."""
-        if not isinstance(self.law, Posterior):
+        law = self.law
+        if not isinstance(law, Posterior):
             return self.mean(Z), self.variance(Z)
-        mean, variance = self.law.predict(Z)
+        assert self.coefficients is not None
+        mean, variance = replace(law, fit=law.fit._replace(weights=self.coefficients)).predict(
+            Z
+        )  # to the bit of a file
         return check_finite(np.asarray(mean), Z), np.asarray(variance)[:, None]
 
     @property
