@@ -14,8 +14,10 @@ from test_persistence import forged
 from widelimit.cli import held_out, models
 from widelimit.estimators import averaging, model_file, scaled_choice, wide
 from widelimit.estimators.averaging import FittedAverage
+from widelimit.estimators.networks import Fitted
 from widelimit.estimators.scaled_choice import PRIOR_ROWS, stacking_shares
 from widelimit.inference.input_scales import ScaledFit
+from widelimit.inference.posterior import Posterior
 
 pytestmark = pytest.mark.usefixtures("short_searches")
 SETTINGS = {"kernel": "nngp", "depth": 2}
@@ -170,6 +172,27 @@ def test_densities_of_left_out_rows_are_those_of_refits(model, monkeypatch):
             norm.logpdf(Y[i], mean[0], np.sqrt(covariance[0, 0] + noise)).sum() for _, mean, covariance, noise in own
         ]
         np.testing.assert_allclose(np.diff(log_density[i]), np.diff(expected), rtol=1e-7)
+
+
+def test_a_prediction_evaluates_each_network_once(model, monkeypatch):
+    calls = []
+
+    def counted(owner, name):
+        own = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda self, Z: calls.append(name) or own(self, Z))
+
+    for name in ("predict", "mean", "variance", "covariance"):
+        counted(Posterior, name)
+    counted(Fitted, "mean")
+    for ask, expected in [
+        (lambda: model.predict(Z, return_std=True), ["predict"] * 3),
+        (lambda: model.predict_quantiles(Z, 0.5), ["predict"] * 3),
+        (lambda: model.predict(Z), ["mean"] * 3),
+        (lambda: model.predict(Z, return_cov=True), ["covariance"] * 3 + ["mean"] * 3),
+    ]:
+        calls.clear()
+        ask()
+        assert sorted(calls) == expected
 
 
 def test_without_average_there_is_the_first_network_to_the_bit(model, single):

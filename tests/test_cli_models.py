@@ -499,6 +499,30 @@ def test_config_gives_options_and_the_command_line_wins(config, seen, tmp_path):
     assert (given["solver"], given["alpha_epsilon"]) == ("cg", 0.001)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text", "value"),
+    [(["--no-average"], "", False), (["--average"], "average = false", True), ([], "average = false", False)],
+)
+def test_an_average_can_be_turned_off(config, seen, tmp_path, arguments, text, value):
+    invoke(
+        "fit",
+        "t.csv",
+        "--target",
+        "y",
+        "--model",
+        tmp_path / "m.npz",
+        "--config",
+        config(f"[fit]\n{text}\n"),
+        *arguments,
+    )
+    given = seen[0][3]
+    assert given["average"] is value
+    assert given["ensemble"] is None
+    assert models.build("wide", "regression", given).average is value
+    with pytest.raises(ValueError, match="--average is no option of NTKRegressor; say --estimator wide"):
+        models.build("ntk", "regression", given)
+
+
 def test_config_may_name_a_column_by_a_number_or_one_without_a_list(config, seen, tmp_path):
     path = config('[fit]\ntarget = 2020\ndrop = "ab"\ncategorical = [1, "b"]\n')
     invoke("fit", "t.csv", "--model", tmp_path / "m.npz", "--config", path)

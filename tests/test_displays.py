@@ -22,7 +22,7 @@ import widelimit as wl
 from widelimit.displays import dependence, rows
 from widelimit.displays.axes import label
 from widelimit.estimators import base
-from widelimit.estimators.networks import HyperparameterChoice
+from widelimit.estimators.choice import HyperparameterChoice
 
 matplotlib.use("Agg")
 N = 40

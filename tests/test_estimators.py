@@ -33,7 +33,7 @@ import widelimit as wl
 from cases import ESTIMATORS
 from searches import shorten_searches
 from widelimit import memory
-from widelimit.estimators import networks
+from widelimit.estimators import choice, preparation
 from widelimit.estimators.design import Design
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, RegressorParameters, by_name
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
@@ -498,7 +498,7 @@ def test_noise_of_a_large_table_is_chosen_on_rows_spread_over_it(monkeypatch):
     # Noise by row number: the first quarter has none, so that its noise is not that of the table.
     y = np.sin(2 * X[:, 0]) + 0.4 * (np.arange(240) >= 60) * rng.standard_normal(240)
     whole = wl.NNGPRegressor(input_scales=None).fit(X, y)
-    monkeypatch.setattr(networks, "NOISE_ROWS", 60)
+    monkeypatch.setattr(choice, "NOISE_ROWS", 60)
     part = wl.NNGPRegressor(input_scales=None).fit(X, y)
     # 60 rows tell a noise to about sqrt(2/60) = 18 %, and neighbours in the grid are 78 % apart: two of its steps.
     assert abs(np.log10(part.noise_ / whole.noise_)) < 0.51
@@ -508,7 +508,7 @@ def test_noise_of_a_large_table_is_chosen_on_rows_spread_over_it(monkeypatch):
     assert len(part.fitted_.coefficients) == 240
     again = wl.NNGPRegressor(input_scales=None).fit(X, y)
     assert (again.noise_, again.y_scale_) == (part.noise_, part.y_scale_)
-    monkeypatch.setattr(networks, "evenly", lambda _, count: np.arange(count))
+    monkeypatch.setattr(choice, "evenly", lambda _, count: np.arange(count))
     assert abs(np.log10(wl.NNGPRegressor(input_scales=None).fit(X, y).noise_ / whole.noise_)) > 0.51
 
 
@@ -521,7 +521,7 @@ def test_a_search_that_fails_everywhere_but_at_its_start_warns(bound, recwarn):
             raise ValueError("no such kernel")
         return -((np.log(design.weight_std) - 1) ** 2)
 
-    found = networks.search(start, score)
+    found = choice.search(start, score)
     texts = [str(warning.message) for warning in recwarn]
     if bound > 2:
         assert found.weight_std == pytest.approx(np.e, rel=0.05)
@@ -574,6 +574,41 @@ def test_other_bad_calls_name_the_remedy(data):
         wl.NNGPRegressor(noise=0.0).fit(X[[0, 0, 1]], y[:3])
     constant = wl.NNGPRegressor().fit(np.ones((5, 2)), np.full(5, 3.0)).predict(np.ones((1, 2)), return_std=True)
     assert constant[0][0] == 3.0
+
+
+@pytest.mark.parametrize("n", [1, 2, 30])
+@pytest.mark.parametrize("value", [5.0, -1e9, 0.0])
+def test_a_target_that_does_not_vary_leaves_its_scale_open(n, value, monkeypatch):
+    """n copies of a row have the noise r = n K(x, x) and s = |y|/sqrt(1 + n): f has the variance s^2 K r/(n K + r)."""
+    X, y = np.ones((n, 2)), np.full(n, value)
+    expected = (abs(value) or 1.0) / np.sqrt(1 + n)
+
+    def deviations(model):
+        means, std = model.predict(X[:1], return_std=True)
+        assert means == value
+        return np.array([std[0], model.predict(X[:1], return_std=True, include_noise=True)[1][0]])
+
+    model = wl.NNGPRegressor().fit(X, y)
+    size = float(np.asarray(wl.nngp(model.network_).diag(model.inputs_(X[:1])))[0])
+    np.testing.assert_allclose(model.y_scale_, expected)
+    assert model.noise_ == pytest.approx(n * size)
+    np.testing.assert_allclose(deviations(model), expected * np.sqrt([size / 2, size / 2 + n * size]), rtol=1e-9)
+    wide = deviations(wl.WideRegressor().fit(X, y))
+    assert min(wide) > 0.1 * expected / np.sqrt(n)
+    given = wl.NNGPRegressor(noise=0.1).fit(X, y)
+    np.testing.assert_allclose([given.noise_, given.y_scale_[0]], [0.1, expected])
+    planted = preparation.standardise
+    monkeypatch.setattr(preparation, "standardise_targets", lambda y, weights, robust=False: planted(y, weights))
+    assert abs(np.log(wl.NNGPRegressor().fit(X, y).y_scale_[0] / expected)) > 0.1
+
+
+def test_an_output_that_does_not_vary_beside_one_that_does():
+    X = np.random.default_rng(0).standard_normal((20, 2))
+    model = wl.NNGPRegressor(input_scales=None).fit(X, np.stack([X[:, 0] ** 2, np.full(20, 1e3)], axis=1))
+    mean, std = model.predict(X[:1] + 1, return_std=True)
+    assert mean[0, 1] == 1e3
+    assert model.y_scale_[1] == pytest.approx(1e3 / np.sqrt(21))
+    assert std[0, 1] > 1
 
 
 def documented(parameter):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import widelimit as wl
-from widelimit.estimators import networks
 from widelimit.inference import noise_level
 from widelimit.inference.dirichlet import most_likely_scale
 from widelimit.inference.outputs import distinct_columns
@@ -90,7 +89,7 @@ def test_many_outputs_are_heard_by_the_rule_of_one_after_the_other():
 
 def test_a_search_compares_the_outputs_once(monkeypatch):
     calls = []
-    for module in (networks, noise_level):
+    for module in (choice, noise_level):
         monkeypatch.setattr(
             module, "distinct_columns", lambda y: calls.append(y.shape) or distinct_columns(y), raising=False
         )

@@ -14,7 +14,7 @@ from widelimit.estimators.parameters import WideParameters
 PARAMETERS = parameter_group(
     *("network", "depth", "activation", "weight_std", "bias_std", "noise", "time", "ensemble", "likelihood"),
     *("alpha_epsilon", "class_weight", "solver", "inducing", "input_scales", "output_scale", "noise_model"),
-    *("hyperparameters", "normalize", "kernel", "invariance"),
+    *("hyperparameters", "normalize", "kernel", "invariance", "average"),
     estimator=WideParameters,
 )
 

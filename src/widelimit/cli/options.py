@@ -13,6 +13,7 @@ import typer
 from widelimit.cli.config import load
 from widelimit.cli.reporting import plain_errors, warnings_as_notes
 from widelimit.estimators.parameters import (
+    AverageParameters,
     ClassParameters,
     EnsembleParameters,
     KernelParameters,
@@ -151,25 +152,35 @@ def parameter_group(*names: str, estimator: type[KernelParameters] = KernelParam
         estimator: the help shows the defaults of these parameters.
         defaults: parameters with another default, which the help shows.
     """
-    classes = (WideParameters, ClassParameters, EnsembleParameters, RegressorParameters)
+    classes = (WideParameters, AverageParameters, ClassParameters, EnsembleParameters, RegressorParameters)
     hints = {name: hint for cls in classes for name, hint in get_type_hints(cls).items()}
     table = by_name(*classes)
     usual = {name: entry.default for name, entry in (table | by_name(estimator)).items()}
     options = {}
     for name in (*names, *defaults):
-        default = False if hints[name] is bool else None
+        default = False if _is_switch(table[name], hints[name]) else None
         annotation = parameter_annotation(table[name], hints[name], defaults.get(name, usual[name]))
         options[name] = option(name, annotation, default)
+    switches = [name for name, entry in options.items() if entry.default is False]
     return OptionGroup(
-        options, lambda **values: {name: None if value is False else value for name, value in values.items()}
+        options,
+        lambda **values: {name: value or (None if name in switches else value) for name, value in values.items()},
     )
+
+
+def _is_switch(entry: Field[Any], hint: Any) -> bool:
+    """Return True for a flag that an option can only turn on."""
+    return hint is bool and entry.default is False
 
 
 def parameter_annotation(entry: Field[Any], hint: Any, default: Any) -> Any:
     """Return the annotation that typer reads, of a parameter of the estimators with this default."""
     text, choices = entry.metadata["text"], entry.metadata["choices"]
-    if hint is bool:
+    if _is_switch(entry, hint):
         return Annotated[bool, typer.Option(f"--{entry.name}", help=text)]
+    if hint is bool:
+        both = f"--{entry.name}/--no-{entry.name}"
+        return Annotated[bool | None, typer.Option(both, help=text, show_default=entry.name)]
     kind, metavar, callback = str, "FILE" if entry.name == "network" else "NAME", None
     if choices:
         kind, metavar = Literal[tuple(str(choice).lower() for choice in choices)], None  # type: ignore[assignment]

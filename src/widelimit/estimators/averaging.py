@@ -9,8 +9,9 @@ from typing import Any, final
 import numpy as np
 
 from widelimit import validation
+from widelimit.estimators.choice import HyperparameterChoice
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Fitted, FittedTraining, HyperparameterChoice
+from widelimit.estimators.networks import Fitted, FittedTraining
 from widelimit.estimators.preparation import set_frozen
 from widelimit.inference import intervals
 from widelimit.inference.input_scales import FINALISTS
@@ -76,21 +77,20 @@ class FittedAverage:
         means = [member.mean(points) for member, points in self._inputs(Z)]
         return self._sum([scale * mean for scale, mean in zip(self.scales, means, strict=True)])
 
-    def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Compute the variance of f: the mean of the networks' variances, and the variance of their means."""
-        pairs = [(member.mean(points), member.variance(points)) for member, points in self._inputs(Z)]
-        means, variances = zip(*pairs, strict=True)
-        return self._mixed(means, variances)[1]
+    def moments(self, Z: Float[np.ndarray, "m d"]) -> tuple[np.ndarray, np.ndarray]:
+        """Compute mean and variance of f: the mean of the networks' variances, and the variance of their means."""
+        means, variances = zip(*(member.moments(points) for member, points in self._inputs(Z)), strict=True)
+        return self._mixed(means, variances)
 
-    def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m c"]:
-        """Compute the covariance of f."""
+    def joint(self, Z: Float[np.ndarray, "m d"]) -> tuple[np.ndarray, np.ndarray]:
+        """Compute mean and covariance of f."""
         members = self._inputs(Z)
         means = [scale * member.mean(points) for scale, (member, points) in zip(self.scales, members, strict=True)]
         center, parts = self._sum(means), []
         for (member, points), scale, mean in zip(members, self.scales, means, strict=True):
             away = mean - center
             parts.append(scale**2 * member.covariance(points) + away[:, None] * away)
-        return self._sum(parts)
+        return center, self._sum(parts)
 
     def noise_variance(self, Z: Float[np.ndarray, "m d"], *, moment: bool = True) -> Float[np.ndarray, "m c"]:
         """Return the variance of the noise of a new observation."""
@@ -101,8 +101,9 @@ class FittedAverage:
         """Compute quantiles of a new observation, those of a mixture of normal laws."""
         means, deviations = [], []
         for (member, points), scale in zip(self._inputs(Z), self.scales, strict=True):
-            means.append(scale * member.mean(points))
-            deviations.append(scale * np.sqrt(member.variance(points) + member.noise))
+            mean, variance = member.moments(points)
+            means.append(scale * mean)
+            deviations.append(scale * np.sqrt(variance + member.noise))
         return intervals.mixture_quantiles(np.stack(means), np.stack(deviations), self.shares, levels)
 
     def sample(self, Z: Float[np.ndarray, "m d"], count: int, seed: int) -> Float[np.ndarray, "count m c"]:

@@ -19,17 +19,11 @@ from widelimit.columns import encoder
 from widelimit.columns.encoder import TableEncoder
 from widelimit.estimators import leaks, model_file, model_state, preparation, settings
 from widelimit.estimators.averaging import FittedAverage
+from widelimit.estimators.choice import HyperparameterChoice, SearchData, choose
 from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.fitted_sparse import FittedSparse, fit_sparse, restore_sparse
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import (
-    Fitted,
-    FittedGaussian,
-    FittedTraining,
-    HyperparameterChoice,
-    SearchData,
-    choose,
-)
+from widelimit.estimators.networks import Fitted, FittedGaussian, FittedTraining
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
 from widelimit.estimators.preparation import Inputs
 from widelimit.estimators.scaled_choice import choose_by_gradients, choose_scaled
@@ -243,7 +237,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
     ) -> tuple[Fitted | FittedSparse, np.ndarray]:
         """Fit the targets, which are standardised, and set what undoes that; returns the chosen scales too."""
-        standard, self.y_mean_, deviation = preparation.standardise(self._targets(y), weights)
+        standard, self.y_mean_, deviation = preparation.standardise_targets(self._targets(y), weights)
         if chosen is None:
             chosen = choose(self._own_design(), self._search_data(points, standard, weights))
         training = self._training(chosen.design, points, weights)

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from widelimit import validation
 from widelimit.estimators import casting, class_weights, model_state, preparation, settings
 from widelimit.estimators.base import KernelEstimator
+from widelimit.estimators.choice import SEARCH_ROWS, HyperparameterChoice, search
 from widelimit.estimators.design import Design
 from widelimit.estimators.fitted_classes import FittedClasses, FittedLogistic, LatentClasses
 from widelimit.estimators.fitted_sparse import (
@@ -23,7 +24,7 @@ from widelimit.estimators.fitted_sparse import (
     restore_sparse_classes,
 )
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import SEARCH_ROWS, Fitted, FittedTraining, HyperparameterChoice, search
+from widelimit.estimators.networks import Fitted, FittedTraining
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, WideParameters, estimator
 from widelimit.inference.class_probabilities import largest_probability
 from widelimit.inference.dirichlet import ALPHA_EPSILON, ALPHAS, DirichletPosterior, most_likely_scale

@@ -8,8 +8,9 @@ from typing import final
 
 import numpy as np
 
+from widelimit.estimators.choice import warn_at_bounds
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import FittedFunction, FittedGaussian, FittedTraining, warn_at_bounds
+from widelimit.estimators.networks import FittedFunction, FittedGaussian, FittedTraining
 from widelimit.inference.conditioning import posterior
 from widelimit.inference.left_out import LeftOutRows, distinct_rows, left_out
 from widelimit.inference.noise_level import Objective

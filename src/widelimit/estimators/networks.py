@@ -1,167 +1,29 @@
-"""Hyper-parameters are searched on training rows, and a fitted function is kept as plain arrays."""
+"""A fitted function is kept as plain arrays; its law, with a factorisation, is computed again on request."""
 
 from __future__ import annotations
 
 import abc
-import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import numpy as np
-import scipy.optimize
 
 from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.estimators.design import Design
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.parameters import Hyperparameters, Solver
+from widelimit.estimators.parameters import Solver
 from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference import intervals
 from widelimit.inference.conditioning import posterior
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.left_out import DistinctRows, LeftOutRows, distinct_rows, left_out
-from widelimit.inference.noise_level import Objective, noise_level
-from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior
-from widelimit.inference.training_set import check_finite, evenly, expansion
-from widelimit.messages import first_line
+from widelimit.inference.training_set import check_finite, expansion
 from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
-
-SEARCH_ROWS = 800
-"""Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
-NOISE_ROWS = 4000
-"""Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
-TRIALS, TRIALS_EACH, MOST_TRIALS = 40, 20, 400
-"""Networks tried in a search, at least, for each of its numbers, and at most."""
-
-
-@final
-@dataclass(frozen=True)
-class HyperparameterChoice:
-    """A choice is made on standardised targets y_j = scale_j (f + e), f ~ GP(0, K), e ~ N(0, noise/weights)."""
-
-    design: Design
-    noise: float
-    scale: Float[np.ndarray, " c"] | None
-    """None: left to the fit."""
-    input_scales: Float[np.ndarray, " d"] | None = None
-    """Factors of the standardised inputs."""
-    others: tuple[HyperparameterChoice, ...] = ()
-    """Choices with which this one is averaged."""
-    shares: Float[np.ndarray, " k"] | None = None
-    """Weights in that average, of this choice and of the others."""
-
-
-class SearchData(NamedTuple):
-    """Hyper-parameters are chosen on these rows."""
-
-    points: Float[np.ndarray, "n d"]
-    """Inputs as the kernel takes them."""
-    y: Float[np.ndarray, "n c"]
-    """Standardised targets."""
-    weights: Float[np.ndarray, " n"]
-    noise: float | None
-    """None: it is chosen."""
-    hyperparameters: Hyperparameters
-    verbose: bool
-
-    @property
-    def objective(self) -> Objective:
-        """Return the objective of scales and noise."""
-        return "marginal_likelihood" if self.hyperparameters == "fixed" else self.hyperparameters
-
-    def some(self, count: int) -> SearchData:
-        """Return at most `count` rows, spread evenly."""
-        rows = evenly(len(self.points), count)
-        return self._replace(points=self.points[rows], y=self.y[rows], weights=self.weights[rows])
-
-    def distinct(self) -> SearchData:
-        """Return each row once, with the sum of its weights."""
-        rows = distinct_rows(self.points, self.y, self.weights)
-        return self._replace(points=self.points[rows.first], y=self.y[rows.first], weights=rows.weights)
-
-
-def choose(design: Design, data: SearchData) -> HyperparameterChoice:
-    """Choose network, noise (unless given) and scales: the most likely ones, of rows spread evenly over a table."""
-    data = data.distinct()
-    if data.hyperparameters != "fixed":
-        design = choose_design(design, data)
-    if data.noise is not None and data.objective == "marginal_likelihood":
-        return HyperparameterChoice(design, data.noise, None)
-    some = data.some(NOISE_ROWS)
-    with progress_bar(data.verbose and len(data.points) > LONG) as report:
-        report("noise", 0, 0)
-        kernel = design.kernel()
-        settings: dict[str, Any] = {"objective": data.objective, "error": kernel.table_error}
-        found = noise_level(np.asarray(kernel.gram(some.points)), some.y, some.weights, noise=data.noise, **settings)
-    warn_at_bounds(found.bound)
-    return HyperparameterChoice(design, found.noise, found.scale)
-
-
-def choose_design(design: Design, data: SearchData) -> Design:
-    """Search the scales of weights and biases, each trial at its best noise, on SEARCH_ROWS rows."""
-    some = data.some(SEARCH_ROWS)
-    settings: dict[str, Any] = {"objective": data.objective, "noise": data.noise, "columns": distinct_columns(some.y)}
-
-    def score(candidate: Design) -> float:
-        kernel = candidate.kernel()
-        gram = np.asarray(kernel.gram(some.points))
-        return noise_level(gram, some.y, some.weights, error=kernel.table_error, **settings).score
-
-    return search(design, score)
-
-
-def warn_at_bounds(*ends: str) -> None:
-    """Warn in plain words of a noise at the "lower" or "upper" end of those that were tried."""
-    if "lower" in ends:
-        warnings.warn(
-            "the search ended at a bound of noise: the smallest that arithmetic can distinguish from 0. The targets "
-            "look like a function without noise; if one column is the target in other words, leave it out.",
-            stacklevel=7,
-        )
-    if "upper" in ends:
-        warnings.warn(
-            "the search ended at a bound of noise: at least 50 times the variance of the function. The targets do not "
-            "seem to depend on X, and predictions are near their mean.",
-            stacklevel=7,
-        )
-
-
-def search(design: Design, score: Callable[[Design], float]) -> Design:
-    """Search the numbers of the largest score, by Nelder and Mead's method in logarithms; those that are 0 stay 0.
-
-    A kernel at which the score cannot be computed loses. Warns: UserWarning: all but the given one do.
-    """
-    causes: list[str] = []
-    names = design.searched
-    start = np.log([design.values[name] for name in names])
-
-    def at(z: np.ndarray) -> Design:
-        return design.changed(dict(zip(names, np.exp(z).tolist(), strict=True)))
-
-    def loss(z: np.ndarray) -> float:
-        try:
-            return -score(at(z))
-        except (ValueError, ArithmeticError) as error:
-            causes.append(first_line(error))
-            return np.inf
-
-    score(design)  # errors in the data are reported here
-    simplex = np.vstack([start, start + math.log(3) * np.eye(len(names))])
-    bounds = [(float(z) - math.log(100), float(z) + math.log(100)) for z in start]
-    trials = min(max(TRIALS, TRIALS_EACH * len(names)), MOST_TRIALS)
-    options = {"initial_simplex": simplex, "maxfev": trials, "adaptive": len(names) > 2, "xatol": 0.05, "fatol": 0.01}
-    found = scipy.optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options)
-    if causes and len(causes) >= found.nfev - 1:
-        warnings.warn(
-            f"the network keeps its numbers: with all others that were tried the objective fails ({causes[-1]})",
-            stacklevel=7,
-        )
-    return at(found.x)
 
 
 @final
@@ -283,9 +145,17 @@ class FittedGaussian(FittedFunction):
         """Compute the variance of f: (m, c), or (m, 1) if outputs share it."""
         return np.stack([np.asarray(law.variance(Z)) for law in self.laws], axis=1)
 
+    def moments(self, Z: Float[np.ndarray, "m d"]) -> tuple[np.ndarray, np.ndarray]:
+        """Compute mean and variance of f."""
+        return self.mean(Z), self.variance(Z)
+
     def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m c"]:
         """Compute the covariance of f: (m, m, c), or (m, m, 1) if outputs share it."""
         return np.stack([np.asarray(law.covariance(Z)) for law in self.laws], axis=2)
+
+    def joint(self, Z: Float[np.ndarray, "m d"]) -> tuple[np.ndarray, np.ndarray]:
+        """Compute mean and covariance of f."""
+        return self.mean(Z), self.covariance(Z)
 
     def sample(self, Z: Float[np.ndarray, "m d"], count: int, seed: int) -> Float[np.ndarray, "count m c"]:
         """Draw f."""
@@ -294,8 +164,8 @@ class FittedGaussian(FittedFunction):
 
     def quantiles(self, Z: Float[np.ndarray, "m d"], levels: Float[np.ndarray, " k"]) -> Float[np.ndarray, "m c k"]:
         """Compute quantiles of a new observation."""
-        mean, noise = self.mean(Z), self.noise_variance(Z, moment=False)
-        variance = np.broadcast_to(self.variance(Z), mean.shape)
+        mean, variance = self.moments(Z)
+        variance, noise = np.broadcast_to(variance, mean.shape), self.noise_variance(Z, moment=False)
         columns = zip(mean.T, variance.T, noise.T, self.degrees, strict=True)
         return np.stack([intervals.quantiles(*column, levels) for column in columns], axis=1)
 
@@ -303,7 +173,7 @@ class FittedGaussian(FittedFunction):
         self, Z: Float[np.ndarray, "m d"], left: LeftOutRows
     ) -> Iterator[tuple[Float[np.ndarray, "m n"], Float[np.ndarray, "m n"]]]:
         """Yield, for each output, mean and deviation of new observations without each of the rows that are left out."""
-        mean, variance, noise = self.mean(Z), self.variance(Z), self.noise_variance(Z, moment=False)
+        (mean, variance), noise = self.moments(Z), self.noise_variance(Z, moment=False)
         error = left.error
         cross = np.asarray(self.training.design.kernel().cross(Z, left.X))
         for j in range(mean.shape[1]):
@@ -342,6 +212,17 @@ class Fitted(FittedGaussian):
         return FittedFunction.state(self) | ModelState({"noise": self.noise}, {"y": self.y})
 
     mean = FittedFunction.expansion
+
+    def moments(self, Z: Float[np.ndarray, "m d"]) -> tuple[np.ndarray, np.ndarray]:
+        """Compute mean and variance of f, with K(Z, X) once."""
+        law = self.law
+        if not isinstance(law, Posterior):
+            return self.mean(Z), self.variance(Z)
+        assert self.coefficients is not None
+        mean, variance = replace(law, fit=law.fit._replace(weights=self.coefficients)).predict(
+            Z
+        )  # to the bit of a file
+        return check_finite(np.asarray(mean), Z), np.asarray(variance)[:, None]
 
     @property
     def laws(self) -> tuple[Posterior | StoppedFlow, ...]:

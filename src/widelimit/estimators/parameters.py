@@ -212,6 +212,18 @@ class WideParameters(KernelParameters, abc.ABC):
     )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
+class AverageParameters(KernelParameters, abc.ABC):
+    """The regressor that chooses its network has this parameter beside the others."""
+
+    average: bool = parameter(
+        True,
+        "Average the networks that are left in the race; else the most likely one alone.",
+        'For up to 4000 rows, with noise_model="constant", a noise other than 0, input_scales="auto", time=inf and '
+        "room in memory for the factor of each.",
+    )
+
+
 def describe(cls: type[NetworkParameters]) -> Iterator[str]:
     """Yield the lines on the parameters for a docstring."""
     for entry in fields(cls):

@@ -187,6 +187,20 @@ def standardise(
     return np.where(constant(y), 0.0, (y - mean) / scale), mean, scale
 
 
+def standardise_targets(
+    y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"], *, robust: bool = False
+) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """Standardise targets; a target that does not vary gets the scale max|y|/sqrt(1 + n), or 1/sqrt(1 + n) if it is 0.
+
+    Its rows say that it varies little, and no more: one row in addition, of a scale as large as the target itself,
+    keeps standard deviations from 0. n is the sum of the weights.
+    """
+    standard, middle, scale = (standardise_robustly if robust else standardise)(y, weights)
+    largest = np.abs(y).max(axis=0)
+    unknown = np.where(largest > 0, largest, 1.0) / math.sqrt(1 + float(weights.sum()))
+    return standard, middle, np.where(constant(y), unknown, scale)
+
+
 def standardise_robustly(
     y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:

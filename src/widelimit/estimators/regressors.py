@@ -15,9 +15,10 @@ from widelimit.compute import linalg
 from widelimit.estimators import fitted_outputs, preparation, settings
 from widelimit.estimators.averaging import FittedAverage
 from widelimit.estimators.base import KernelEstimator
+from widelimit.estimators.choice import HyperparameterChoice, choose_design
 from widelimit.estimators.fitted_outputs import FittedOutputs
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import FittedGaussian, HyperparameterChoice, choose_design
+from widelimit.estimators.networks import FittedGaussian
 from widelimit.estimators.parameters import EnsembleParameters, RegressorParameters, estimator
 from widelimit.inference import intervals
 from widelimit.inference.left_out import LeftOutRows
@@ -86,8 +87,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
 
     def _standardise(self, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         robust = self.noise_model == "student_t"
-        standardise = preparation.standardise_robustly if robust else preparation.standardise
-        return standardise(self._targets(y), weights)
+        return preparation.standardise_targets(self._targets(y), weights, robust=robust)
 
     def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         standard = self._standardise(y, weights)[0]
@@ -176,15 +176,18 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
         if return_std and return_cov:
             raise ValueError("return_std and return_cov exclude each other: at most one of them.")
         points = self._kernel_rows(X)
-        mean = self._drop_output_axis(self.y_mean_ + self.y_scale_ * self.fitted_.mean(points), points)
         noise = self.fitted_.noise_variance(points) if include_noise else 0.0
+        spread = None
         if return_std:
-            deviation = np.sqrt(self.fitted_.variance(points) + noise) * self.y_scale_
-            return mean, self._drop_output_axis(deviation, points)
-        if return_cov:
-            covariance = self.fitted_.covariance(points) + np.eye(len(points))[:, :, None] * noise
-            return mean, self._drop_output_axis(covariance * self.y_scale_**2, points)
-        return mean
+            mean, variance = self.fitted_.moments(points)
+            spread = np.sqrt(variance + noise) * self.y_scale_
+        elif return_cov:
+            mean, covariance = self.fitted_.joint(points)
+            spread = (covariance + np.eye(len(points))[:, :, None] * noise) * self.y_scale_**2
+        else:
+            mean = self.fitted_.mean(points)
+        mean = self._drop_output_axis(self.y_mean_ + self.y_scale_ * mean, points)
+        return mean if spread is None else (mean, self._drop_output_axis(spread, points))
 
     @linalg.ignore_overflow()
     def predict_quantiles(self, X: Any, q: Any, recalibrate: bool = False) -> np.ndarray:
@@ -205,8 +208,9 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
         validation.flag("recalibrate", recalibrate)
         points = self._kernel_rows(X)
         if recalibrate:
-            mean, noise = self.fitted_.mean(points), self.fitted_.noise_variance(points, moment=False)
-            deviation = np.broadcast_to(np.sqrt(self.fitted_.variance(points) + noise), mean.shape)
+            mean, variance = self.fitted_.moments(points)
+            deviation = np.sqrt(variance + self.fitted_.noise_variance(points, moment=False))
+            deviation = np.broadcast_to(deviation, mean.shape)
             quantiles = [intervals.order_quantiles(scores, levels) for scores in self.fitted_.left_out().scores.T]
             out = mean[:, :, None] + deviation[:, :, None] * np.stack(quantiles)
         else:

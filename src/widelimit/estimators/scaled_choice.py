@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from widelimit.estimators.choice import SEARCH_ROWS, HyperparameterChoice, SearchData, choose, warn_at_bounds
 from widelimit.estimators.design import Design
 from widelimit.estimators.fitted_classes import mixture_shares
-from widelimit.estimators.networks import SEARCH_ROWS, HyperparameterChoice, SearchData, choose, warn_at_bounds
 from widelimit.inference.average_gradient import gradient_scales
 from widelimit.inference.input_scales import ScaledFit, Search, fit_finalists, fit_label_scales, spread
 from widelimit.inference.noise_level import LeftOutNoise, least_noise, left_out_noise

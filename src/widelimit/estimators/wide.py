@@ -16,13 +16,21 @@ from widelimit.architecture.network import Network
 from widelimit.estimators import averaging, class_weights, preparation, settings
 from widelimit.estimators.averaging import FittedAverage
 from widelimit.estimators.base import KernelEstimator
+from widelimit.estimators.choice import HyperparameterChoice
 from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.fitted_classes import FittedMixture, LatentClasses, mixture_shares
 from widelimit.estimators.fitted_sparse import FittedSparse, FittedSparseClasses
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Fitted, FittedGaussian, FittedTraining, HyperparameterChoice
-from widelimit.estimators.parameters import Architecture, Likelihood, WideParameters, estimator, parameter
+from widelimit.estimators.networks import Fitted, FittedGaussian, FittedTraining
+from widelimit.estimators.parameters import (
+    Architecture,
+    AverageParameters,
+    Likelihood,
+    WideParameters,
+    estimator,
+    parameter,
+)
 from widelimit.estimators.regressors import KernelRegressor
 from widelimit.estimators.scaled_choice import LEFT_OUT_ROWS
 from widelimit.estimators.settings import given_network
@@ -121,7 +129,7 @@ def kinds(net: Network) -> tuple[Kind, ...]:
 
 @final
 @estimator
-class WideRegressor(WideEstimator, KernelRegressor):
+class WideRegressor(WideEstimator, KernelRegressor, AverageParameters):
     """f | y for y_j = mean_j + scale_j (f_j(s x) + e), f_j ~ GP(0, K), e ~ N(0, noise/sample_weight).
 
     K is the NNGP or NTK kernel of an infinitely wide network. Kernel, depth, activation, the scales s of the inputs,
@@ -147,13 +155,6 @@ class WideRegressor(WideEstimator, KernelRegressor):
         log_marginal_likelihood_value_: of the standardised targets; None with conjugate gradients.
         n_features_in_, feature_names_in_: as scikit-learn has them.
     """
-
-    average: bool = parameter(
-        True,
-        "Average the networks that are left in the race; else the most likely one alone.",
-        'For up to 4000 rows, with noise_model="constant", a noise other than 0, input_scales="auto", time=inf and '
-        "room in memory for the factor of each.",
-    )
 
     def _averages(self, n: int) -> bool:
         if not self._may_average(n):

@@ -71,7 +71,7 @@ def noise_level(
     Q W^{1/2} y. Rasmussen and Williams 2006, sections 5.4.1 and 5.4.2.
 
     The sum goes over the `distinct_columns` of y; every output gets its scale. A noise of 0 has no likelihood where K
-    is singular to rounding: its scale is that of the least noise.
+    is singular to rounding: its scale is that of the least noise. Targets of 0 get the mean of K(x, x) as their noise.
 
     Args:
         gram: K(X, X); overwritten.
@@ -107,7 +107,9 @@ def noise_level(
     if noise is None:
         lowest = math.ceil(math.log10(floor / unit) / STEP)
         steps = np.arange(min(lowest, HIGHEST / STEP), HIGHEST / STEP + 1)
-        best = _most_likely(some, objective, (unit * 10.0 ** (STEP * steps)).tolist())
+        tried = unit * 10.0 ** (STEP * steps)
+        some_vary = bool(some.targets.any())
+        best = _most_likely(some, objective, tried.tolist()) if some_vary else some.of(objective)(max(unit, tried[0]))
     else:
         best = some.of(objective)(max(noise / typical, floor))
     scale = np.where(constant(y), 1.0, every.of(objective)(best.noise).scale)
@@ -180,8 +182,6 @@ def left_out_noise(
 def _most_likely(spectrum: _Spectrum, objective: Objective, tried: list[float]) -> NoiseLevel:
     """Return the best of these noises, with the prior on the noise of standardised targets."""
     power = np.sum(spectrum.targets**2, axis=0) / spectrum.power
-    if not power.any():
-        return spectrum.of(objective)(tried[0])
     found = []
     for noise in tried:
         level = spectrum.of(objective)(noise)
