@@ -17,8 +17,7 @@ from torch import nn  # noqa: E402
 import widelimit.torch  # noqa: E402
 from widelimit.torch import gradients, products  # noqa: E402
 from widelimit.torch.jacobian import RowJacobian  # noqa: E402
-from widelimit.torch.kept import Filled, KeptFactors  # noqa: E402
-from widelimit.torch.store import Store  # noqa: E402
+from widelimit.torch.kept import KeptFactors  # noqa: E402
 
 EPS = np.finfo(np.float64).eps
 
@@ -310,10 +309,9 @@ def test_a_stored_matrix_differentiates_every_row_once(memory, tmp_path, monkeyp
 def test_factors_that_do_not_fit_are_made_again():
     kept, like = KeptFactors(), torch.zeros(1)
     for key in "abc":
-        kept.room(4.0, 10.0, disk=False, needed=(key,))
-        kept.add(key, Filled(Store(1, None, like), {}), 4.0)
+        kept.add(key, kept.begin(1, like, 4.0, 10.0, disk=False, needed=(key,)), 4.0)
     assert kept.get("a") is None
     assert kept.get("b")
-    kept.room(4.0, 10.0, disk=False, needed=("b", "d"))
+    kept.begin(1, like, 4.0, 10.0, disk=False, needed=("b", "d"))
     assert kept.get("b")
     assert kept.get("c") is None

@@ -54,7 +54,7 @@ def job_of(stores: tuple[Store, ...], place: Place, split: OutputSplit, room: fl
     d, f, t = split.table.shape
     use, explicit = uses[0], kinds[0]["kind"] is Explicit
     rows = panel(n, -(-128 // max(1, use.positions)))  # of pairs; their products have 128 positions at least
-    share, half = (1.0, 1.0) if len(stores) == 2 else (0.5 * (1 + min(1, step / n)) for step in (panel(n), rows))
+    share, half = (1.0 if len(stores) == 2 else 0.5 * (1 + min(1, step / n)) for step in (panel(n), rows))
     made = 0.0 if explicit else sum(2.0 * c * math.prod(u) for u in uses) * sum(s.n for s in stores)
     jacobian = made + share * n * m * 2.0 * d * f * f * t * use.inputs * use.outputs
     pairs, between = math.inf, len(uses) ** 2

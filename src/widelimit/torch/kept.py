@@ -29,7 +29,7 @@ class KeptFactors:
     """The factors of the blocks that were used last are kept, on disk or in memory, within a limit of bytes."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[Hashable, tuple[Filled, float, Any]] = OrderedDict()
+        self._found: OrderedDict[Hashable, tuple[Filled, float]] = OrderedDict()
 
     def get(self, key: Hashable) -> Filled | None:
         """Return the factors of these rows, if they are there."""
@@ -38,14 +38,17 @@ class KeptFactors:
         self._found.move_to_end(key)
         return self._found[key][0]
 
-    def room(self, size: float, limit: float, *, disk: bool, needed: Collection[Hashable]) -> Path | None:
-        """Make a folder for `size` bytes of factors, or None for memory; the oldest others go, those needed stay.
+    def begin(
+        self, n: int, like: torch.Tensor, size: float, limit: float, *, disk: bool, needed: Collection[Hashable]
+    ) -> Filled:
+        """Return an empty store for `size` bytes of n rows' factors; the oldest others go, those needed stay.
 
-        Without a disk all that is kept takes `limit` bytes at most; on a disk half of what is free.
+        Without a disk all that is kept takes `limit` bytes at most; on a disk half of what is free. The folder of a
+        store goes with it.
 
         Raises: OSError: a full disk.
         """
-        held = sum(own for _, own, _ in self._found.values())
+        held = sum(own for _, own in self._found.values())
         free = shutil.disk_usage(tempfile.gettempdir()).free if disk else 0.0
         limit = (free + held) / 2 if disk else limit
         for key in [key for key in self._found if key not in needed]:
@@ -54,16 +57,16 @@ class KeptFactors:
             held -= self._found[key][1]
             self._drop(key)
         if not disk:
-            return None
+            return Filled(Store(n, None, like), {})
         require_disk(size)
-        return Path(tempfile.mkdtemp(prefix=PREFIX))
+        path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        found = Filled(Store(n, path, like), {})
+        weakref.finalize(found.store, shutil.rmtree, path, True)
+        return found
 
     def add(self, key: Hashable, filled: Filled, size: float) -> None:
-        """Keep the factors of a block, and remove their folder when they go."""
-        if key in self._found:
-            self._drop(key)
-        path = filled.store.path
-        self._found[key] = filled, size, path and weakref.finalize(filled.store, shutil.rmtree, path, True)
+        """Keep the factors of a block, of so many bytes."""
+        self._found[key] = filled, size
 
     def clear(self) -> None:
         """Remove all that is kept."""
@@ -71,9 +74,9 @@ class KeptFactors:
             self._drop(key)
 
     def _drop(self, key: Hashable) -> None:
-        _, _, remove = self._found.pop(key)
-        if remove:
-            remove()
+        (store, _), _ = self._found.pop(key)
+        if store.path:
+            shutil.rmtree(store.path, ignore_errors=True)
 
 
 def key_of(rows: Any, trial: Trial, labels: tuple[str, ...]) -> Hashable:

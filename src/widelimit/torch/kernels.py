@@ -2,8 +2,8 @@
 
 import abc
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, final
 
@@ -135,8 +135,10 @@ class ModuleKernel(_OfForm, Kernel):
         """Compute (n, ...) -> (n,). Raises: as `gram`."""
         return Kernel.diag(self, X) if isinstance(X, jax.Array) else self._alone(X)
 
-    def keeping(self) -> AbstractContextManager[None]:
-        return keeping(self.jacobian, _ONE)
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        with keeping(self.jacobian, _ONE):
+            yield
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         def pairs(a: np.ndarray, b: np.ndarray, itself: np.ndarray) -> np.ndarray:

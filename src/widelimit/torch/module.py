@@ -227,7 +227,8 @@ class ModuleJacobian:
         sizes: Sizes, split: OutputSplit, labels: Labels,
     ) -> tuple[Filled, ...]:  # fmt: skip
         """Return the factors of all rows, and the kernels of rows with themselves: computed, or kept from before."""
-        kept, found, like = kept_of(self), [], _like(jacobian)
+        kept, like = kept_of(self), _like(jacobian)
+        found: list[Filled] = []
         named = tuple(map(labels, self.names))
         keys = [None if kept is None else key_of(part, trial, named) for part, trial in zip(rows, trials, strict=True)]
         missing = [inputs.length(x) for x, key in zip(rows, keys, strict=True) if kept is None or not kept.get(key)]
@@ -237,9 +238,10 @@ class ModuleJacobian:
             old = kept.get(key) if kept else None
             if old is None:
                 size = sizes.stored * n / sizes.count
-                if kept is not None:
-                    path = kept.room(size, sizes.kept, disk=sizes.disk, needed=keys)
-                old = Filled(Store(n, path, like), {})
+                if kept is None:
+                    old = Filled(Store(n, path, like), {})
+                else:
+                    old = kept.begin(n, like, size, sizes.kept, disk=sizes.disk, needed=keys)
                 own_too = kept is not None or len(rows) == 1
                 for block in slices(n, sizes.rows):
                     self._write(old, jacobian, trial, part, block, split, labels if own_too else None)
@@ -285,16 +287,14 @@ class ModuleJacobian:
         trial, split = self.trial(jacobian, rows)
         require_rowwise_module(jacobian, rows)
         n = inputs.length(rows)
+        like = _like(jacobian)
+        out = {labels(name): np.zeros((n, *split.tail), like.cpu().numpy().dtype) for name in self.names}
         if kept_of(self):
-            sizes = self.sizes(trial, 2 * n, _like(jacobian).element_size())
+            sizes = self.sizes(trial, 2 * n, like.element_size())
             with torch.no_grad():
                 (filled,) = self._fill(None, jacobian, (trial,), (rows,), sizes, split, labels)
-            out = {label: values.cpu().numpy() for label, values in filled.diagonal.items()}
-            self.require_finite(jacobian, trial, out, {"X": rows})
-            return {label: split.axes.zipped(found, 1) for label, found in out.items()}
-        like = _like(jacobian).cpu().numpy()
-        out = {labels(name): np.zeros((n, *split.tail), like.dtype) for name in self.names}
-        for block in slices(n, self.sizes(trial, n, _like(jacobian).element_size()).rows):
+            out |= {label: values.cpu().numpy() for label, values in filled.diagonal.items()}
+        for block in slices(n, self.sizes(trial, n, like.element_size()).rows) if not kept_of(self) else ():
             for there, found in self._blocks(jacobian, trial, rows, block):
                 for label, values in own(found, split, labels).items():
                     out[label][there] = values.cpu().numpy()
