@@ -158,7 +158,7 @@ def compared(sketch, exact):
     }
 
 
-def images(file, count):
+def images(file, count, tests):
     """Print the rows of part 3, in an environment with PyTorch."""
     import torch
     from torch import nn
@@ -201,15 +201,16 @@ def images(file, count):
     parts = [stored[name] for name in ("X_train", "X_test")]
     X, Z = (
         (np.moveaxis(p[:n], -1, 1) / 255 - 0.5).astype(np.float32) * 4
-        for p, n in zip(parts, (count, TEST), strict=True)
+        for p, n in zip(parts, (count, tests), strict=True)
     )
-    y, z = stored["y_train"][:count], stored["y_test"][:TEST]
+    y, z = stored["y_train"][:count], stored["y_test"][:tests]
     with torch.no_grad():
         net(torch.tensor(X[:500]))  # running statistics
     model, rows = tangents(net.eval(), of=lambda outputs, _: outputs.sum(1) / 10**0.5), []
     exact = None
-    for way, n in (("exact", min(count, SUBSET)), ("sketch", min(count, SUBSET)), ("sketch", count)):
-        begin = time.perf_counter()
+    cases = [("exact", min(count, SUBSET)), ("sketch", min(count, SUBSET))] + [("sketch", count)] * (count > SUBSET)
+    for way, n in cases:
+        begin = time.process_time()
         pair = [
             model.at(part, output="trace") if way == "exact" else model.sketch(part, size=SIZE, output="trace")
             for part in (X[:n], Z)
@@ -217,7 +218,7 @@ def images(file, count):
         matrix = pair[0].matrix() if exact is None or len(exact) == n else None
         noise = 1e-3 * float(pair[0].diag().mean())
         mean = wl.linearized_posterior(pair[0], np.eye(10)[y[:n]] - 0.1, noise=noise).predict(pair[1]).mean
-        rows.append({"part": f"ResNet-18, {n} images", "way": way, "seconds": time.perf_counter() - begin})
+        rows.append({"part": f"ResNet-18, {n} images", "way": way, "seconds": time.process_time() - begin})
         rows[-1] |= {"accuracy": float(((mean - pair[1].values).argmax(axis=1) == z).mean())}
         exact = matrix if way == "exact" else exact
         rows[-1] |= compared(pair[0], exact) if way == "sketch" and matrix is not None else {}
@@ -232,11 +233,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--traker", "--torch", "--images"):
         parser.add_argument(name, default="")
-    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--rows", type=int, default=200, help="training images of part 3")
+    parser.add_argument("--tests", type=int, default=TEST, help="test images of part 3")
     given = parser.parse_args()
     rows = speed(given.traker) + values()
     if given.images:
-        command = [given.torch, __file__, "images", given.images, str(given.rows)]
+        command = [given.torch, __file__, "images", given.images, str(given.rows), str(given.tests)]
         run = subprocess.run(command, capture_output=True, text=True, check=True)
         rows += json.loads(run.stdout.strip().split("\n")[-1])
     report("sketches", rows, size=SIZE, parameters=PARAMETERS, gradients=ROWS)
@@ -246,6 +248,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["traker"]:
         traker()
     elif sys.argv[1:2] == ["images"]:
-        images(sys.argv[2], int(sys.argv[3]))
+        images(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
         main()

@@ -1,6 +1,7 @@
 """Rows may take different layers of a module, buffers may count, and factors go to disk: the kernel is the same."""
 
 import re
+import tempfile
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -8,12 +9,15 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from widelimit.compute import plan
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import widelimit.torch  # noqa: E402
 from widelimit.torch import gradients, products  # noqa: E402
+from widelimit.torch.jacobian import RowJacobian  # noqa: E402
+from widelimit.torch.kept import KeptFactors  # noqa: E402
 
 EPS = np.finfo(np.float64).eps
 
@@ -94,15 +98,13 @@ def test_the_parameters_are_hashed_once_a_call(monkeypatch):
     assert len(seen) == 4  # parameters
 
 
-def test_products_of_matrices_with_gaps(monkeypatch):
+def test_products_of_matrices_with_gaps():
     rng = np.random.default_rng(0)
     wide = torch.tensor(rng.standard_normal((2, 12, 3, 40)), dtype=torch.float32)
     back, signals = wide.transpose(1, 2)[..., :7], torch.tensor(rng.standard_normal((2, 12, 30)).astype("f4"))[..., 5:]
     right = torch.einsum("ncso,nsi->ncoi", back.double(), signals.double()).flatten(2)
-    for longest in (products.VERY_LONG, 1):
-        monkeypatch.setattr(products, "VERY_LONG", longest)
-        found = products.outer_sums(back, signals)
-        assert float((found - right).abs().max()) <= 64 * np.finfo(np.float32).eps * float(right.abs().max())
+    found = products.outer_sums(back, signals)
+    assert float((found - right).abs().max()) <= 64 * np.finfo(np.float32).eps * float(right.abs().max())
     assert float((products.outer_sums(back, signals.flip(1)) - right).abs().max()) > 1
 
 
@@ -269,3 +271,47 @@ def test_all_outputs_of_a_row_with_itself_are_symmetric_to_the_bit():
     gram = kernel.gram(X)
     np.testing.assert_array_equal(gram, gram.transpose(1, 0, 3, 2))
     np.testing.assert_array_equal(kernel.diag(X), gram[np.arange(6), np.arange(6)])
+
+
+@pytest.mark.parametrize("memory", [None, 60 / 2**20], ids=["in memory", "on disk"])
+def test_a_stored_matrix_differentiates_every_row_once(memory, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    X = np.random.default_rng(0).standard_normal((40, 1, 6, 6))
+    kernel = widelimit.torch.empirical_ntk(module.double(), output="trace", memory=memory)
+    wanted, temporary = kernel.gram(X), tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(plan, "LARGEST", 8)  # 5 blocks of rows, 15 tiles
+    counted, folders, factors = [], [], RowJacobian.factors
+
+    def counting(self, trial, rows):
+        counted.append(len(rows))
+        folders.append(len(list(temporary.iterdir())))
+        return factors(self, trial, rows)
+
+    monkeypatch.setattr(RowJacobian, "factors", counting)
+    stored = wl.stored_gram(2.0 * kernel, X, tmp_path / "k.zarr", budget=2**20)
+    assert stored.chunks == (8, 8)
+    assert np.abs(stored[:] - 2 * wanted).max() <= 1e-12 * wanted.max()
+    probed = 24  # the fingerprint's 8 rows in tiles of 4: two diagonals, two tiles of one block and one of two
+    assert sum(counted) == probed + 40  # each row once
+    assert (max(folders) > 1) == (memory is not None)
+    assert not list(temporary.iterdir())
+    counted.clear()
+    with monkeypatch.context() as control:  # nothing is kept: two blocks of rows for each of 10 tiles, one for 5
+        control.setattr(KeptFactors, "get", lambda self, key: None)
+        wl.stored_gram(kernel, X, tmp_path / "control.zarr", budget=2**20)
+    assert sum(counted) == probed + 8 * (2 * 10 + 5 + 5)
+    assert not list(temporary.iterdir())
+
+
+def test_factors_that_do_not_fit_are_made_again():
+    kept, like = KeptFactors(), torch.zeros(1)
+    for key in "abc":
+        kept.add(key, kept.begin(1, like, 4.0, 10.0, disk=False, needed=(key,)), 4.0)
+    assert kept.get("a") is None
+    assert kept.get("b")
+    kept.begin(1, like, 4.0, 10.0, disk=False, needed=("b", "d"))
+    assert kept.get("b")
+    assert kept.get("c") is None

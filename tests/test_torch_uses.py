@@ -173,3 +173,64 @@ def test_a_buffer_keeps_its_digits():
     module, X = Shifted(), np.eye(4, dtype=np.float32)
     own = widelimit.torch.empirical_ntk(module.layer, output="trace").gram(X)
     np.testing.assert_allclose(widelimit.torch.empirical_ntk(module, output="trace").gram(X), own, rtol=1e-3)
+
+
+class Recomputed(nn.Module):
+    """A layer whose signals are computed again in the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(torch.utils.checkpoint.checkpoint(self.body, x, use_reentrant=False))
+
+
+REFUSED = {
+    "recomputed": (lambda: Recomputed(), "gradient_checkpointing_disable"),
+    "scripted": (lambda: torch.jit.script(nn.Sequential(nn.Linear(4, 3))), "pass the module that was scripted"),
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(3)), "0.weight of a lazy layer has no values yet: call module"),
+    "complex": (lambda: nn.Linear(4, 2, dtype=torch.complex128), "is torch.complex128; .*real and imaginary parts"),
+    "vmap": (
+        lambda: Own(lambda m, x: torch.func.vmap(torch.func.grad(lambda z: torch.tanh(z @ m.w).sum()))(x), w=(4, 2)),
+        "cannot be differentiated: .*without torch.func inside",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore:Lazy modules")
+@pytest.mark.parametrize("case", REFUSED)
+def test_modules_that_show_no_functions_or_values_are_refused_in_one_line(case):
+    make, message = REFUSED[case]
+    module = make()
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        widelimit.torch.empirical_ntk(module if case == "lazy" else module.double()).gram(np.eye(4))
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_sparse_gradients_and_outputs_without_an_axis_are_taken(sparse):
+    torch.manual_seed(0)
+    table, head = nn.Embedding(7, 3, sparse=sparse), nn.Linear(3, 1)
+
+    class Squeezed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = table, head
+
+        def forward(self, tokens):
+            return self.head(torch.tanh(self.table(tokens).sum(1))).squeeze()  # (): no axis for one row
+
+    module, tokens = Squeezed().double(), np.array([[0, 1], [2, 1], [5, 6]])
+    rows = []
+    for row in torch.tensor(tokens):
+        found = torch.autograd.grad(module(row[None]), list(module.parameters()))
+        rows.append(torch.cat([g.to_dense().flatten() for g in found]).numpy())
+    wanted = np.array(rows) @ np.array(rows).T
+    for values in (
+        widelimit.torch.empirical_ntk(module, output="trace").gram(tokens),
+        widelimit.torch.tangents(module).at(tokens).matrix(),
+    ):
+        assert np.abs(values - wanted).max() <= 1e-12 * wanted.max()
+        assert np.abs(1.01 * values - wanted).max() > 1e-12 * wanted.max()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -56,6 +58,14 @@ class PairKernel(abc.ABC):
     def result_dtype(self, dtype: Any) -> Any:
         """Return the dtype of the kernel's values for inputs of this dtype."""
         return dtype
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Let a kernel keep, within this context, what it computes of rows for the other tiles of one matrix."""
+        with ExitStack() as stack:
+            for part in self.operands:
+                stack.enter_context(part.keeping())
+            yield
 
     def encode(self, X: jax.Array) -> Features:
         """Compute the data of single inputs that pairs need, (n, d) -> pytree of arrays (n, ..); X by default."""

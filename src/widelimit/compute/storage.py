@@ -65,6 +65,7 @@ def store_gram(
     work = tile_tasks.begin_work(store, prepared, X, replace(plan, edge=store.edge))
     with contextlib.ExitStack() as stack:
         stack.enter_context(kept(place))
+        stack.enter_context(prepared.keeping())
         if client is None:
             client = stack.enter_context(ThreadPoolExecutor(plan.workers))
         source = work if isinstance(client, ThreadPoolExecutor) else tile_tasks.write_work(work, manifest["values"])

@@ -23,8 +23,11 @@ def trained_parameters(module: torch.nn.Module, chosen: Names | None) -> dict[st
         raise ValueError(f"parameters={validation.shown(chosen)} names no trainable parameter; there are {some}, ...")
     require_one_device(module)
     for name, p in found.items():
+        if torch.nn.parameter.is_lazy(p):
+            raise ValueError(f"parameter {name} of a lazy layer has no values yet: call module(X) once before.")
         if p.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"parameter {name} is {p.dtype}; float32 or float64 is needed: module.float().")
+            remedy = "keep real and imaginary parts as two" if p.is_complex() else "module.float()"
+            raise TypeError(f"parameter {name} is {p.dtype}; float32 or float64 is needed: {remedy}.")
         if p.is_inference():
             raise ValueError(
                 f"parameter {name} was made in torch.inference_mode() and has no gradients; make it outside."
@@ -46,11 +49,16 @@ def _matches(name: str, chosen: Names | None) -> bool:
 
 
 def check_mode(module: torch.nn.Module) -> None:
-    """Refuse layers whose output for a row depends on other rows or on chance, or that change their parameters."""
+    """Refuse layers whose rows depend on each other or on chance, that change parameters, or show no functions."""
     nn: Any = torch.nn.modules
     for name, layer in module.named_modules():
         label = f"layer {name!r}, {type(layer).__name__}," if name else type(layer).__name__
         chance = isinstance(layer, nn.dropout._DropoutNd) or getattr(layer, "dropout", 0.0) not in (0, 0.0)
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{label} is compiled by torch.jit, which shows no functions of torch: pass the module that was "
+                f"scripted or traced."
+            )
         random = chance and not isinstance(getattr(layer, "dropout", 0.0), torch.nn.Module)
         if layer.training and (isinstance(layer, nn.batchnorm._BatchNorm) or random):
             raise ValueError(

@@ -14,8 +14,8 @@ from widelimit.torch.products import outer_sums, product
 from widelimit.torch.store import ALL, Store, plain
 from widelimit.torch.uses import Place
 
-PANEL = 512
-"""Rows whose products with all others are taken at once."""
+PANEL, LEAST, PARTS = 512, 64, 8
+"""Rows whose products with all others are taken at once, at most and at least, and panels of a triangle at least."""
 CACHED = 2**20
 """Numbers of a Jacobian that are made at once, about: more leave the processor's caches."""
 WIDE = 2**18
@@ -35,6 +35,11 @@ class Job(NamedTuple):
     flops: float
 
 
+def panel(n: int, least: int = LEAST) -> int:
+    """Return the rows of a panel of a triangle with n rows: half a panel of each is computed in vain."""
+    return min(PANEL, max(least, -(-n // PARTS)))
+
+
 def slices(n: int, step: int) -> list[slice]:
     """Cut n in parts of `step` at most."""
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
@@ -48,13 +53,14 @@ def job_of(stores: tuple[Store, ...], place: Place, split: OutputSplit, room: fl
     c, n, m = split.table.size, stores[0].n, stores[-1].n
     d, f, t = split.table.shape
     use, explicit = uses[0], kinds[0]["kind"] is Explicit
-    share = 1.0 if len(stores) == 2 else 0.5 * (1 + min(1, PANEL / n))
+    rows = panel(n, -(-128 // max(1, use.positions)))  # of pairs; their products have 128 positions at least
+    share, half = (1.0 if len(stores) == 2 else 0.5 * (1 + min(1, step / n)) for step in (panel(n), rows))
     made = 0.0 if explicit else sum(2.0 * c * math.prod(u) for u in uses) * sum(s.n for s in stores)
     jacobian = made + share * n * m * 2.0 * d * f * f * t * use.inputs * use.outputs
     pairs, between = math.inf, len(uses) ** 2
     if not any(kind["kind"] is Explicit for kind in kinds):
         mean = Use(sum(u.positions for u in uses) // len(uses), use.inputs, use.outputs)
-        pairs = share * between * mean.order(n, m, c, split.output, jacobian=False)[1]
+        pairs = half * between * mean.order(n, m, c, split.output, jacobian=False)[1]
     forms = {(kind["kind"], *s.use(place, k)[1:]) for s in stores for k, kind in enumerate(s.kinds[place])}
     one = len(forms) == 1
     if one and jacobian <= pairs:
@@ -62,7 +68,7 @@ def job_of(stores: tuple[Store, ...], place: Place, split: OutputSplit, room: fl
         pieces = tuple(_pieces(kinds[0], use, c, columns))
         return Job(place, "jacobian", pieces, PANEL, jacobian)
     numbers = sum(u.positions * (u.inputs + c * u.outputs) for u in uses)
-    step = max(1, min(PANEL, int(room // (4 * numbers)), max(s.n for s in stores)))
+    step = max(1, min(rows if len(stores) == 1 else PANEL, int(room // (4 * numbers)), max(s.n for s in stores)))
     return Job(place, "pairs", (), step, min(pairs, jacobian))
 
 
@@ -135,7 +141,7 @@ def grouped(jacobian: torch.Tensor, split: OutputSplit) -> torch.Tensor:
 def add_products(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, split: OutputSplit, *, same: bool) -> None:
     """Add the inner products of two sides of a piece to the kernel; with `same` those of its lower triangle."""
     d, f, t = split.table.shape
-    for a in slices(len(out), PANEL):
+    for a in slices(len(out), panel(len(out)) if same else PANEL):
         b = slice(0, a.stop if same else out.shape[1])
         for k in range(d):
             found = product(left[k, a.start * f : a.stop * f], right[k, : b.stop * f])
@@ -223,7 +229,7 @@ def seconds(job: Job, stores: tuple[Store, ...], few: Store, split: OutputSplit)
         out = part.new_zeros(rows, rows, *split.tail)
         begin = time.perf_counter()
         add_products(out, side, side, split, same=False)
-        panels = slices(n, PANEL)
+        panels = slices(n, panel(n) if same else PANEL)
         area: float = sum((a.stop - a.start) * (a.stop if same else m) for a in panels) / rows**2
         return float(len(job.pieces) * (making + (time.perf_counter() - begin) * area))
     rows = min(job.step, few.n)

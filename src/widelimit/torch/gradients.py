@@ -110,11 +110,18 @@ class ModuleGradients(Gradients):
             outputs = named(self.of, outputs, batch.labels)
         elif self.of is not None:
             outputs = self.of(outputs, X if batch.labels is None else batch.labels)
+        if isinstance(outputs, torch.Tensor) and outputs.ndim == 0 and n == 1:  # squeezed
+            outputs = outputs[None]
         if not isinstance(outputs, torch.Tensor) or outputs.ndim == 0 or len(outputs) != n:
             what = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise ValueError(
                 f"a tensor with a row of outputs for each of {n} rows is needed, got {what}; pass of=lambda outputs, "
                 f"X: ... that returns one."
+            )
+        if outputs.dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"the module computes in {outputs.dtype} (mixed precision, autocast): its gradients have too few "
+                f"digits. Turn autocast off inside of the module, and keep its parameters in float32."
             )
         return outputs.reshape(n, -1)
 
@@ -252,7 +259,7 @@ def state_of(module: torch.nn.Module, trained: dict[str, torch.Tensor]) -> tuple
 
 
 def _numpy(values: torch.Tensor) -> np.ndarray:
-    return np.asarray(values.detach().cpu().numpy())
+    return np.asarray(values.detach().to_dense().cpu().numpy())
 
 
 def named(of: str, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import torch
+from torch.utils.checkpoint import CheckpointError
 
 from widelimit.kernels.empirical import factors
 from widelimit.kernels.empirical.factors import Affine, Explicit, Factor, Lookup
@@ -132,7 +133,10 @@ class RowJacobian:
             row = inputs.take(rows, slice(i, i + 1))
             own = self.trial(row, trial.explicit)
             require_outputs(trial, own)
-            found.append((slice(i, i + 1), self._block(own, row, batched=False)))
+            try:
+                found.append((slice(i, i + 1), self._block(own, row, batched=False)))
+            except (RuntimeError, NotImplementedError) as error:
+                raise _not_followed(error) from error
         return found
 
     def _block(self, trial: Trial, rows: Any, *, batched: bool) -> Factors:
@@ -167,6 +171,21 @@ class RowJacobian:
             back = _backward(values, leaves, start, stop)
             pieces.add(start, stop, back[: len(taps)], dict(zip(whole, back[len(taps) :], strict=True)))
         return pieces.factors()
+
+
+def _not_followed(error: Exception) -> Exception:
+    """Return the error for a module whose row is computed and cannot be differentiated under a watch."""
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "not enough memory" in str(error):
+        return error
+    if isinstance(error, CheckpointError):
+        return ValueError(
+            "the module computes parts of it again in the backward pass (torch.utils.checkpoint), where its parameters "
+            "cannot be followed: turn that off, in Hugging Face modules by module.gradient_checkpointing_disable()."
+        )
+    return ValueError(
+        f"the module cannot be differentiated: {first_line(error)[:200]} Write it in plain functions of torch, without "
+        f"torch.func inside."
+    )
 
 
 def explicit_names(watch: Watch) -> frozenset[str]:

@@ -2,7 +2,8 @@
 
 import abc
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, final
 
@@ -18,6 +19,7 @@ from widelimit.kernels.empirical.signature import Signature
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
+from widelimit.torch.kept import keeping
 from widelimit.torch.module import ModuleJacobian
 from widelimit.torch.plan import ModulePlan
 from widelimit.validation import Array
@@ -41,7 +43,8 @@ def matrix(jacobian: ModuleJacobian, X: Any, Y: Any = None) -> np.ndarray:
 
 def diagonal(jacobian: ModuleJacobian, X: Any) -> np.ndarray:
     """Compute the kernel of every row with itself."""
-    return jacobian.diagonal(X, whole)[""]
+    with _ONE:
+        return jacobian.diagonal(X, whole)[""]
 
 
 def labels(by: By, names: Mapping[str, Any]) -> Callable[[str], str]:
@@ -68,7 +71,8 @@ class _OfModule(abc.ABC):
     def parts(self, X: Any, Y: Any = None, *, by: By = "layer") -> dict[str, np.ndarray]:
         """Compute the kernels of parameters, layers or blocks; their sum is the whole. Raises: as `gram`."""
         validation.choice("by", by, BY)
-        return self.jacobian.matrix(X, None if Y is X else Y, labels(by, self.jacobian.trained))
+        with _ONE:
+            return self.jacobian.matrix(X, None if Y is X else Y, labels(by, self.jacobian.trained))
 
     def explain(self, X: Any, Y: Any = None) -> ModulePlan:
         """Report flops, bytes and seconds of gram(X), or cross(X, Y); times one block of rows. Raises: as `gram`."""
@@ -130,6 +134,11 @@ class ModuleKernel(_OfForm, Kernel):
     def diag(self, X: Any) -> Any:
         """Compute (n, ...) -> (n,). Raises: as `gram`."""
         return Kernel.diag(self, X) if isinstance(X, jax.Array) else self._alone(X)
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        with keeping(self.jacobian, _ONE):
+            yield
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         def pairs(a: np.ndarray, b: np.ndarray, itself: np.ndarray) -> np.ndarray:

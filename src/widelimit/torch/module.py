@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, final
 
 import numpy as np
@@ -28,6 +29,7 @@ from widelimit.torch.jacobian import (
     run,
     whole_jacobian,
 )
+from widelimit.torch.kept import Filled, kept_of, key_of
 from widelimit.torch.plan import LayerCost, ModulePlan
 from widelimit.torch.rowwise import require_rowwise_module
 from widelimit.torch.store import Store, folder
@@ -54,6 +56,10 @@ class Sizes(NamedTuple):
     disk: bool
     room: float
     """Bytes of what is contracted at once."""
+    count: int
+    """Rows of which these are the sizes."""
+    kept: float
+    """Bytes that factors may take in memory."""
 
 
 @final
@@ -167,7 +173,8 @@ class ModuleJacobian:
         disk = n * kept + max(2 * room, min(n, FEW) * (passing + kept)) > budget
         held = 0.0 if disk else n * kept
         rows = int(max(1, min(n, BLOCK, (budget - held) // (passing + kept))))
-        return Sizes(rows, held + max(2 * room, rows * (passing + kept)), n * kept, disk, room)
+        work = max(2 * room, rows * (passing + kept))
+        return Sizes(rows, held + work, n * kept, disk, room, n, budget - work)
 
     @_differentiable
     def matrix(self, X: Any, Y: Any, labels: Labels) -> dict[str, np.ndarray]:
@@ -186,10 +193,13 @@ class ModuleJacobian:
         mixed = frozenset(self.names)
         while mixed:
             largest = max(trials, key=lambda trial: sum(_row_numbers(trial, self.trained)))
-            sizes = self.sizes(largest, sum(map(inputs.length, rows)), like.element_size())
-            with folder(sizes.stored, disk=sizes.disk) as path, torch.no_grad():
-                stores = tuple(Store(inputs.length(part), path, like) for part in rows)
-                diagonal = self._fill(stores, jacobian, trials, rows, sizes, split, labels)
+            longest = max(map(inputs.length, rows))
+            count = 2 * longest if kept_of(self) else sum(map(inputs.length, rows))
+            sizes = self.sizes(largest, count, like.element_size())
+            with folder(sizes.stored, disk=sizes.disk and not kept_of(self)) as path, torch.no_grad():
+                filled = self._fill(path, jacobian, trials, rows, sizes, split, labels)
+                stores = tuple(part.store for part in filled)
+                diagonal = filled[0].diagonal if len(filled) == 1 else {}
                 mixed = overlapping(place for store in stores for place in store.kinds)
                 if mixed:  # rows use other parts of a parameter: its Jacobian is taken whole in all
                     each = zip(trials, rows, strict=True)
@@ -213,21 +223,44 @@ class ModuleJacobian:
         return trials, split
 
     def _fill(
-        self, stores: tuple[Store, ...], jacobian: RowJacobian, trials: tuple[Trial, ...], rows: tuple[Any, ...],
+        self, path: Path | None, jacobian: RowJacobian, trials: tuple[Trial, ...], rows: tuple[Any, ...],
         sizes: Sizes, split: OutputSplit, labels: Labels,
-    ) -> dict[str, torch.Tensor]:  # fmt: skip
-        """Write the factors of all rows; return the kernels of rows with themselves, where there is one store."""
-        diagonal: dict[str, torch.Tensor] = {}
-        done, total = 0, sum(store.n for store in stores)
-        for store, trial, part in zip(stores, trials, rows, strict=True):
-            for block in slices(store.n, sizes.rows):
-                for there, found in self._blocks(jacobian, trial, part, block):
-                    store.write(there, found)
-                    for label, values in own(found, split, labels).items() if len(stores) == 1 else ():
-                        diagonal.setdefault(label, values.new_zeros(store.n, *split.tail))[there] = values
-                done += block.stop - block.start
-                self.report("gradients", done, total)
-        return diagonal
+    ) -> tuple[Filled, ...]:  # fmt: skip
+        """Return the factors of all rows, and the kernels of rows with themselves: computed, or kept from before."""
+        kept, like = kept_of(self), _like(jacobian)
+        found: list[Filled] = []
+        named = tuple(map(labels, self.names))
+        keys = [None if kept is None else key_of(part, trial, named) for part, trial in zip(rows, trials, strict=True)]
+        missing = [inputs.length(x) for x, key in zip(rows, keys, strict=True) if kept is None or not kept.get(key)]
+        done, total = 0, sum(missing)
+        for key, trial, part in zip(keys, trials, rows, strict=True):
+            n = inputs.length(part)
+            old = kept.get(key) if kept else None
+            if old is None:
+                size = sizes.stored * n / sizes.count
+                if kept is None:
+                    old = Filled(Store(n, path, like), {})
+                else:
+                    old = kept.begin(n, like, size, sizes.kept, disk=sizes.disk, needed=keys)
+                own_too = kept is not None or len(rows) == 1
+                for block in slices(n, sizes.rows):
+                    self._write(old, jacobian, trial, part, block, split, labels if own_too else None)
+                    self.report("gradients", done + block.stop, total)
+                done += n
+                if kept is not None:
+                    kept.add(key, old, size)
+            found.append(old)
+        return tuple(found)
+
+    def _write(
+        self, filled: Filled, jacobian: RowJacobian, trial: Trial, rows: Any, block: slice, split: OutputSplit,
+        labels: Labels | None,
+    ) -> None:  # fmt: skip
+        """Write the factors of a block of rows; with labels the kernels of its rows with themselves, too."""
+        for there, found in self._blocks(jacobian, trial, rows, block):
+            filled.store.write(there, found)
+            for label, values in own(found, split, labels).items() if labels else ():
+                filled.diagonal.setdefault(label, values.new_zeros(filled.store.n, *split.tail))[there] = values
 
     @staticmethod
     def _blocks(jacobian: RowJacobian, trial: Trial, rows: Any, block: slice) -> Iterator[tuple[slice, Factors]]:
@@ -254,9 +287,14 @@ class ModuleJacobian:
         trial, split = self.trial(jacobian, rows)
         require_rowwise_module(jacobian, rows)
         n = inputs.length(rows)
-        like = _like(jacobian).cpu().numpy()
-        out = {labels(name): np.zeros((n, *split.tail), like.dtype) for name in self.names}
-        for block in slices(n, self.sizes(trial, n, _like(jacobian).element_size()).rows):
+        like = _like(jacobian)
+        out = {labels(name): np.zeros((n, *split.tail), like.cpu().numpy().dtype) for name in self.names}
+        if kept_of(self):
+            sizes = self.sizes(trial, 2 * n, like.element_size())
+            with torch.no_grad():
+                (filled,) = self._fill(None, jacobian, (trial,), (rows,), sizes, split, labels)
+            out |= {label: values.cpu().numpy() for label, values in filled.diagonal.items()}
+        for block in slices(n, self.sizes(trial, n, like.element_size()).rows) if not kept_of(self) else ():
             for there, found in self._blocks(jacobian, trial, rows, block):
                 for label, values in own(found, split, labels).items():
                     out[label][there] = values.cpu().numpy()

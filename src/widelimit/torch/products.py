@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import torch
 
-LONG, VERY_LONG = 8, 512
-"""Positions from which a row is multiplied alone, and from which every output of it, without another copy."""
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -46,14 +44,5 @@ def outer_sums(back: torch.Tensor, signals: torch.Tensor, out: torch.Tensor | No
     n, c, s, o = back.shape
     i = signals.shape[2]
     found = back.new_empty(n, c, o * i) if out is None else out
-    if _FAST is None or back.dtype != torch.float32 or back.device.type != "cpu" or s < LONG or i < LONG:
-        torch.bmm(back.transpose(1, 2).reshape(n, s, c * o).transpose(1, 2), signals, out=found.view(n, c * o, i))
-        return found
-    signals = signals.contiguous()
-    for k in range(n):
-        if c > 1 and s < VERY_LONG:
-            found[k].view(c * o, i).copy_(product(back[k].transpose(0, 1).reshape(s, c * o).T, signals[k].T))
-        else:
-            for a in range(c):
-                found[k, a].view(o, i).copy_(product(back[k, a].T, signals[k].T))
+    torch.bmm(back.transpose(1, 2).reshape(n, s, c * o).transpose(1, 2), signals, out=found.view(n, c * o, i))
     return found

@@ -83,7 +83,7 @@ def gradients(jacobian: RowJacobian, rows: Any, groups: list[slice]) -> tuple[np
         if whole.requires_grad:
             found = torch.autograd.grad(whole, [trained[name] for name in names], allow_unused=True)
         some = [
-            (torch.zeros_like(trained[name]) if g is None else g).reshape(-1)[
+            (torch.zeros_like(trained[name]) if g is None else g.to_dense()).reshape(-1)[
                 :: max(1, trained[name].numel() // SAMPLED)
             ]
             for name, g in zip(names, found, strict=True)

@@ -23,6 +23,7 @@ from widelimit.torch.patches import Patched
 from widelimit.torch.uses import Place
 
 ALL = slice(None)
+PREFIX = "widelimit-"
 
 
 @contextmanager
@@ -31,15 +32,21 @@ def folder(size: float, *, disk: bool) -> Iterator[Path | None]:
     if not disk:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="widelimit-") as name:
-        free = shutil.disk_usage(name).free
-        if size > free:
-            raise OSError(
-                errno.ENOSPC,
-                f"the factors of the rows need {memory.text(size)} and {memory.text(free)} are free in {name}: pass "
-                f"more memory=GiB, set TMPDIR to another disk, or take fewer rows, parameters or outputs",
-            )
+    require_disk(size)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
         yield Path(name)
+
+
+def require_disk(size: float) -> None:
+    """Refuse factors that the disk of temporary folders has no room for. Raises: OSError."""
+    name = tempfile.gettempdir()
+    free = shutil.disk_usage(name).free
+    if size > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"the factors of the rows need {memory.text(size)} and {memory.text(free)} are free in {name}: pass "
+            f"more memory=GiB, set TMPDIR to another disk, or take fewer rows, parameters or outputs",
+        )
 
 
 @final

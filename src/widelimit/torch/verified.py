@@ -77,7 +77,7 @@ def _gradient(jacobian: RowJacobian, rows: Any, weights: torch.Tensor) -> dict[s
                     continue
                 slopes = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
                 for name, g in zip(trained, slopes, strict=True):
-                    found[name] += 0 if g is None else g.detach()
+                    found[name] += 0 if g is None else g.detach().to_dense()
             except (RuntimeError, TypeError, NotImplementedError) as error:
                 raise ValueError(f"the module cannot be differentiated: {first_line(error)}") from error
     return found
