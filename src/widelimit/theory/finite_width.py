@@ -217,8 +217,8 @@ def dense_steps(net: Any) -> tuple[Dense, list[Step]]:
     usual = net.parameterization == "ntk" and net.learning_rates is None and isinstance(net.inputs, Rows)
     if not (usual and isinstance(first, Dense) and 2 * len(steps) == len(rest)):
         raise TypeError(
-            "net must have layers Dense, activation, Dense, .. on rows in the NTK parameterisation with one learning rate, "
-            "as wl.mlp makes them; its finite width is not described."
+            "net must have layers Dense, activation, Dense, .. on rows in the NTK parameterisation with one learning "
+            "rate, as wl.mlp makes them; others are not described at finite width."
         )
     return first, steps
 

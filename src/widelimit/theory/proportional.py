@@ -16,6 +16,7 @@ from widelimit.architecture.builders import network
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg
+from widelimit.gaussian import normal_rule, panels
 from widelimit.inference.training_set import Prediction
 from widelimit.interpreter import interpreted
 from widelimit.kernels.network import nngp
@@ -26,13 +27,15 @@ from widelimit.theory.scale_mixtures import posterior_scales, saddle_point
 from widelimit.validation import Array
 
 WIDEST = 10**7
+_ODD = 1e-10
+"""Mean over mean size of signals that is rounding: the activation is odd."""
 _PROBED = np.array([-1.5, -0.3, 0.7, 2.0])
 
 
 @final
 @dataclass(frozen=True)
 class ProportionalPosterior:
-    """The posterior of f = sqrt(Q) g, g ~ GP(0, K), at m points. Made by `proportional_posterior`."""
+    """The posterior of f = sqrt(Q) g + h, g ~ GP(0, K), h ~ GP(0, F), at m points. Made by `proportional_posterior`."""
 
     width: tuple[int, ...]
     """Of each hidden layer."""
@@ -55,7 +58,7 @@ class ProportionalPosterior:
 
 
 class _Data(NamedTuple):
-    """The model y ~ N(0, Q K + b^2 + noise) in coordinates in which it is N(0, Q D + unit)."""
+    """The model y ~ N(0, Q K + F + noise) in coordinates in which it is N(0, Q D + unit)."""
 
     values: Float[np.ndarray, " n"]
     unit: float
@@ -64,9 +67,10 @@ class _Data(NamedTuple):
     """Of the coordinates: what ln p(y) has beside the diagonal."""
     scaled: Float[np.ndarray, "n m"]
     """Cov(y, f) at the points is Q scaled + fixed."""
-    fixed: Float[np.ndarray, "n 1"]
-    diagonal: Float[np.ndarray, " m"]
-    bias: float
+    fixed: Float[np.ndarray, "n m"]
+    variance: Float[np.ndarray, " m"]
+    """Var f at the points is Q variance + fixed_variance."""
+    fixed_variance: Float[np.ndarray, " m"]
 
     def log_likelihood(self, Q: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
         """Compute ln p(y | Q)."""
@@ -88,7 +92,7 @@ class _Data(NamedTuple):
         none, one, two = (np.asarray((weights * Q**power) @ inverse)[:, None] for power in range(3))
         gone = np.sum(two * self.scaled**2 + 2 * one * self.scaled * self.fixed + none * self.fixed**2, axis=0)
         mean = weights @ means
-        within, between = float(weights @ Q) * self.diagonal + self.bias - gone, weights @ (means - mean) ** 2
+        within, between = float(weights @ Q) * self.variance + self.fixed_variance - gone, weights @ (means - mean) ** 2
         return Prediction(mean, np.maximum(within, 0.0) + between)
 
 
@@ -101,14 +105,15 @@ def proportional_posterior(
     noise: float,
     probes: Float[Array, "m d"] | None = None,
 ) -> ProportionalPosterior:
-    """n_l (1 - q_l) = d ln det(Q K + noise)/d ln Q - y^T (Q K + noise)^{-1} Q K (Q K + noise)^{-1} y, Q = prod_l q_l.
+    """n_l (1 - q_l) = tr C^{-1} Q K - y^T C^{-1} Q K C^{-1} y, C = Q K + F + noise, Q = prod_l q_l.
 
     The posterior of networks with weights from N(0, 1), as many units as rows, or any number. The output of a deep
-    linear network is exactly f = sqrt(Q) g with a Gaussian process g ~ GP(0, K) of the infinite width and
-    Q = prod_l chi^2(n_l)/n_l, so that the posterior is an integral over Q alone, and the evidence is a Meijer G function
-    (Hanin and Zlokapa 2023, arXiv 2212.14457). Where widths and rows grow together Q tends to the solution of the equation
-    (Li and Sompolinsky 2021, PRX 11, 031059). For other activations the same is an approximation: the hidden signals
-    are taken for Gaussian vectors (Pacelli et al. 2023, arXiv 2209.04882).
+    linear network is exactly sqrt(Q) g, a Gaussian process of the infinite width, with Q = prod_l chi^2(n_l)/n_l, and
+    a bias of the last layer, F. Its posterior is an integral over Q alone, and the evidence a Meijer G function (Hanin
+    and Zlokapa 2023, arXiv 2212.14457). Where widths and rows grow together Q tends to the solution of the equation (Li
+    and Sompolinsky 2021, PRX 11, 031059). For other activations the same is an approximation: hidden signals are
+    taken for Gaussian vectors (Pacelli et al. 2023, arXiv 2209.04882), and of one hidden layer their mean, which
+    averages to a process of its own at every width, is part of F.
 
     Args:
         net: layers Dense, activation, Dense, .. in the NTK parameterisation, on rows: one hidden layer with any
@@ -117,7 +122,7 @@ def proportional_posterior(
         X: (n, d) training inputs.
         y: (n,) targets.
         width: n_l of all hidden layers, or of each, 1 to 1e7.
-        noise: variance of the targets' noise, >= 0, as in `posterior`; > 0 where the last layer has a bias.
+        noise: variance of the targets' noise, >= 0, as in `posterior`; > 0 where there is an F.
         probes: (m, d) inputs at which f is predicted; X unless given.
 
     Returns:
@@ -179,22 +184,48 @@ def _values(phi: Activation, u: np.ndarray) -> np.ndarray:
 
 
 def _data(net: Network, X: np.ndarray, y: np.ndarray, noise: float, probes: np.ndarray) -> _Data:
-    """Diagonalise K beside noise and bias. Raises: ValueError: noise = 0 where it has to be larger."""
+    """Diagonalise K beside noise and F. Raises: ValueError: noise = 0 where it has to be larger."""
     *layers, last = net.whole.units
-    bias = float(last.bias_std) ** 2
     k = nngp(network(*layers, replace(last, bias_std=0.0), inputs=net.inputs))
-    if bias and not noise:
-        raise ValueError("noise must be > 0 where the last layer has a bias.")
-    gram, cross = np.array(k.gram(X)), np.asarray(k.cross(X, probes))
-    root = np.linalg.cholesky(noise * np.eye(len(X)) + bias) if noise else np.eye(len(X))
+    there, at_probes = (_fixed_features(net, Z) for Z in (X, probes))
+    fixed, F = there @ at_probes.T, there @ there.T
+    if F.any() and not noise:
+        raise ValueError("noise must be > 0 where the last layer has a bias, or hidden units have a mean, as of relu.")
+    gram, cross, own = np.array(k.gram(X)), np.asarray(k.cross(X, probes)), np.asarray(k.diag(probes))
+    means, means_there = there[:, 1:] @ there[:, 1:].T, at_probes[:, 1:]
+    root = np.linalg.cholesky(noise * np.eye(len(X)) + F) if noise else np.eye(len(X))
 
     def turned(b: np.ndarray) -> np.ndarray:
         return np.asarray(scipy.linalg.solve_triangular(root, b, lower=True))
 
-    values, vectors = linalg.eigenpairs(turned(turned(gram).T), k.covariance_error(X))
-    values = np.maximum(values, 0.0)
+    values, vectors = linalg.eigenpairs(turned(turned(gram - means).T), k.covariance_error(X))
     if not noise and not (values[0] > linalg.rounding(len(X), float(values[-1])) and y.any()):
         raise ValueError("noise must be > 0 where K(X, X) is singular, or all targets are 0.")
-    own = [vectors.T @ turned(b) for b in (y, cross, np.full((len(X), 1), bias))]
-    log_det = float(np.sum(np.log(np.diagonal(root))))
-    return _Data(values, 1.0 if noise else 0.0, own[0], log_det, *own[1:], np.asarray(k.diag(probes)), bias)
+    parts = [vectors.T @ turned(b) for b in (y, cross - there[:, 1:] @ means_there.T, fixed)]
+    log_det, gone = float(np.sum(np.log(np.diagonal(root)))), np.sum(means_there**2, axis=1)
+    unit = 1.0 if noise else 0.0
+    return _Data(np.maximum(values, 0.0), unit, parts[0], log_det, *parts[1:], own - gone, np.sum(at_probes**2, axis=1))
+
+
+def _fixed_features(net: Network, X: np.ndarray) -> Float[np.ndarray, "n 2"]:
+    """Return the bias of the last layer, and the mean of what a hidden unit adds to it: F is their Gram matrix.
+
+    The mean is split off for one hidden layer only.
+    """
+    first, steps = dense_steps(net)
+    phi, last = steps[0]
+    found = np.zeros((len(X), 2))
+    found[:, 0] = float(last.bias_std)
+    if len(steps) == 1:
+        variance = float(first.weight_std) ** 2 * np.mean(X**2, axis=1) + float(first.bias_std) ** 2
+        mean, size = mean_signal(phi, np.sqrt(variance))
+        found[:, 1] = float(last.weight_std) * np.where(abs(mean) > _ODD * size, mean, 0.0)
+    return found
+
+
+def mean_signal(phi: Activation, deviation: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
+    """Compute E phi(u) and E |phi(u)| of Gaussian u with these standard deviations."""
+    grid = panels(phi.kinks, 2.0 ** math.ceil(math.log2(max(float(np.max(deviation)), 1.0))))
+    z, weights = normal_rule(deviation, grid, halved=False)
+    signals = _values(phi, deviation[:, None] * z)
+    return np.sum(weights * signals, axis=1), np.sum(weights * abs(signals), axis=1)

@@ -18,7 +18,7 @@ AGREEMENT = 1e-7
 
 
 class Scales(NamedTuple):
-    """Shapes a_l = n_l/2 + c of tilted gamma variables, one row a tilt c, and the scale s = ln Q that they centre on."""
+    """Shapes a_l = n_l/2 + c of tilted gamma variables, a row for each tilt c, and the s = ln Q that they centre on."""
 
     shapes: Float[np.ndarray, "S L"]
     c: Float[np.ndarray, " S"]
