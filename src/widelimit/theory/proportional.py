@@ -27,6 +27,8 @@ from widelimit.theory.scale_mixtures import posterior_scales, saddle_point
 from widelimit.validation import Array
 
 WIDEST = 10**7
+_SMALLEST = 1e-200
+"""Q, in place of what underflows."""
 _ODD = 1e-10
 """Mean over mean size of signals that is rounding: the activation is odd."""
 _PROBED = np.array([-1.5, -0.3, 0.7, 2.0])
@@ -74,16 +76,17 @@ class _Data(NamedTuple):
 
     def log_likelihood(self, Q: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
         """Compute ln p(y | Q)."""
-        own = np.multiply.outer(Q, self.values) + self.unit
-        with np.errstate(over="ignore", divide="ignore"):
+        own = np.multiply.outer(np.maximum(Q, _SMALLEST), self.values) + self.unit
+        with np.errstate(over="ignore"):
             terms = np.sum(np.log(own) + self.y**2 / own, axis=1)
         return np.asarray(-terms / 2 - self.log_det - len(self.y) * math.log(2 * math.pi) / 2)
 
     def pull(self, Q: float) -> float:
         """Compute -2 d ln p(y | Q)/d ln Q."""
-        own = Q * self.values + self.unit
-        with np.errstate(over="ignore", divide="ignore"):
-            return float(np.sum(Q * self.values / own * (1 - self.y**2 / own)))
+        scaled = max(Q, _SMALLEST) * self.values
+        own = scaled + self.unit
+        with np.errstate(over="ignore"):
+            return float(np.sum(scaled / own * (1 - self.y**2 / own)))
 
     def predict(self, Q: Float[np.ndarray, " S"], weights: Float[np.ndarray, " S"]) -> Prediction:
         """Compute mean and variance of f at the points, averaged over values of Q with these weights."""
@@ -155,9 +158,9 @@ def proportional_posterior(
 def _checked(net: Any, width: Any) -> tuple[int, ...]:
     """Return the widths of the hidden layers. Raises: TypeError, ValueError: another network or widths."""
     _, steps = dense_steps(net)
-    counts = hidden_widths(width, len(steps))
-    if not counts:
+    if not steps:
         raise ValueError("net has no hidden layer, and its posterior no width: take wl.posterior(wl.nngp(net), X, y).")
+    counts = hidden_widths(width, len(steps))
     if max(counts) > WIDEST:
         raise ValueError(f"width must be at most {WIDEST:g}, got {max(counts)}; take wl.posterior(wl.nngp(net), X, y).")
     inner = any(float(step.after.bias_std) for step in steps[:-1])
