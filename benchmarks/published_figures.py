@@ -61,7 +61,7 @@ def deep_linear_curves(axes: Axes) -> list[Line]:
 def spread_of_relu_networks(axes: Axes) -> list[Line]:
     """Hanin and Nica 2019: E G^2/(E G)^2 of the squared signals of a relu network is exp(5 beta), beta = sum 1/n."""
     rng = np.random.default_rng(1)
-    width, depths, draws = 32, (2, 4, 8, 16), 20_000
+    width, depths, draws = 32, (2, 4, 8), 8_000
     lines, shown = [], []
     for depth in depths:
         h = np.ones((draws, 1))
@@ -88,7 +88,7 @@ def spread_of_relu_networks(axes: Axes) -> list[Line]:
 def learnability(axes: Axes) -> list[Line]:
     """Simon et al. 2021: parities of a hypercube are learned by L = lambda/(lambda + kappa), where sum L = n."""
     rng = np.random.default_rng(2)
-    d, sizes, draws = 8, np.array([8, 16, 32, 64, 128]), 60
+    d, sizes, draws = 8, np.array([8, 16, 32, 64, 128]), 40
     k = wl.ntk(wl.mlp(depth=3, weight_std=np.sqrt(2)))
     X = np.array(list(itertools.product((-1.0, 1.0), repeat=d)))
     K, parities = np.asarray(k.gram(X)), np.stack([np.prod(X[:, :j], axis=1) for j in range(4)], axis=1)
