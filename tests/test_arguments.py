@@ -727,6 +727,12 @@ DOORS = {
         {"X": "points", "y": "targets", "depth": "integer", "times": "times"},
         free=("probes", "start"),
     ),
+    "proportional_posterior": Door(
+        wl.proportional_posterior,
+        {"net": NET, "X": X, "y": Y, "width": 4, "noise": 0.1},
+        {"net": "network", "X": "points", "y": "targets", "width": "sizes", "noise": "not negative"},
+        free=("probes",),
+    ),
     "coordinate_check": Door(
         wl.coordinate_check,
         {"net": NET, "X": X, "y": Y, "learning_rate": 0.1, "widths": [2, 3], "steps": 1, "draws": 2},

@@ -251,7 +251,16 @@ def slow_features(monkeypatch):
     )
 
 
+def half_the_pull(monkeypatch):
+    """Data pull half as much at the scale of the kernel."""
+    from widelimit.theory import proportional
+
+    true = proportional.saddle_point
+    monkeypatch.setattr(proportional, "saddle_point", lambda n, pull, cost: true(n, lambda Q: pull(Q) / 2, cost))
+
+
 PLANTS = [
+    (half_the_pull, "proportional_width"),
     (slow_features, "mean_field_limit"),
     (slow_third, "training_at_finite_width"),
     (unsquared_values, "transformer_limit"),
@@ -288,7 +297,7 @@ FEW = ("gaussian_vectors", "primal_is_dual")
 """Those that `make test` runs; `make test-claims` runs all others."""
 
 
-SLOW = ("transformer_limit", "graph_limit", "training_at_finite_width", "mean_field_limit")
+SLOW = ("transformer_limit", "graph_limit", "training_at_finite_width", "mean_field_limit", "proportional_width")
 """Those of over a minute, which `make test-slow` runs."""
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims import mean_field_limit
+from widelimit.claims import mean_field_limit, proportional_width
 from widelimit.claims import training_at_finite_width as claim
 from widelimit.claims.base import Effort
 
@@ -91,3 +91,4 @@ if __name__ == "__main__":
     write("finite_width_training", finite_width_training, measured())
     write("learning_rates", learning_rates, {name: losses(name) for name in ("mup", "standard")})
     write_claim("mean_field_limit", mean_field_limit)
+    write_claim("proportional_width", proportional_width)

@@ -128,6 +128,8 @@ EQUATIONS = {
     r"L = \frac{\lambda}{\lambda + \kappa},\qquad \sum L + \frac{\mathrm{noise}}{\kappa} = n",
     "finite_width": r"V' = \frac{w^4\, \mathrm{Var}[\phi^2]}{n} + \left(w^2 \frac{\mathrm{d}\,\mathbb{E}[\phi^2]}"
     r"{\mathrm{d} K}\right)^2 V",
+    "proportional_posterior": r"n_l (1 - q_l) = \mathrm{tr}\, C^{-1} Q K - y^\top C^{-1} Q K C^{-1} y,\qquad "
+    r"C = Q K + F + \mathrm{noise},\qquad Q = \prod_l q_l",
     "Sketch": r"\varphi(x)_a^\top \varphi(x')_b \approx \frac{\partial f_a(x)}{\partial\theta} \cdot "
     r"\frac{\partial f_b(x')}{\partial\theta}",
     "TangentRows": r"K(x, x')_{ab} = \frac{\partial f_a(x)}{\partial\theta} \cdot \frac{\partial f_b(x')}{\partial\theta}",

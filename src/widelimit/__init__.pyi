@@ -90,6 +90,7 @@ from .theory.finite_width_training import FiniteWidthTraining, finite_width_trai
 from .theory.generalization import Generalization, generalization
 from .theory.lazy import LazyReport, lazy_report
 from .theory.mean_field import MeanFieldFlow, mean_field_flow
+from .theory.proportional import ProportionalPosterior, proportional_posterior
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
@@ -177,6 +178,7 @@ __all__ = [
     "Precomputed",
     "Prediction",
     "Product",
+    "ProportionalPosterior",
     "RadialBasis",
     "Rbf",
     "RectifiedPower",
@@ -252,6 +254,7 @@ __all__ = [
     "posterior",
     "precomputed",
     "predict_cost",
+    "proportional_posterior",
     "pytree",
     "rbf",
     "read_network",

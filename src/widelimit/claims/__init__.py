@@ -26,6 +26,7 @@ NAMES: tuple[str, ...] = (
     "learning_curves",
     "training_at_finite_width",
     "mean_field_limit",
+    "proportional_width",
     "transformer_limit",
     "graph_limit",
 )

@@ -65,7 +65,7 @@ class FiniteWidth:
         return max(1, math.ceil(min(self.width) * worst**2))
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """One hidden layer: an activation of signals of variance K, and the dense layer behind it."""
 
     phi: Activation
@@ -111,9 +111,9 @@ def finite_width(net: Network, X: Float[Array, "m d"], *, width: int | Sequence[
         TypeError, ValueError: another network, widths below 1, inputs that are not finite.
         ArithmeticError: a moment is not resolved: the activation grows too fast, or oscillates.
     """
-    first, steps = _chain(net)
+    first, steps = dense_steps(net)
     points = np.asarray(net.inputs.rows("X", X), np.float64)
-    widths = _widths(width, len(steps))
+    widths = hidden_widths(width, len(steps))
     w, b = float(first.weight_std), float(first.bias_std)
     with np.errstate(over="ignore"):
         K = np.sum(points**2, axis=1) * (w**2 / points.shape[1]) + b**2
@@ -138,7 +138,7 @@ def finite_width(net: Network, X: Float[Array, "m d"], *, width: int | Sequence[
 
 def _tangent(
     first: Dense,
-    steps: list[_Step],
+    steps: list[Step],
     moments: list[_Moments],
     states: list[np.ndarray],
     signals: list[np.ndarray],
@@ -204,26 +204,27 @@ def _moments_by(phi: Activation, deviation: np.ndarray, halved: bool) -> tuple[_
     return _Moments(m, *slopes, mean(q**2) - 1, c, mean(by_variance * r), *spread), tail
 
 
-def _chain(net: Any) -> tuple[Dense, list[_Step]]:
+def dense_steps(net: Any) -> tuple[Dense, list[Step]]:
     """Return the first dense layer, and each activation with the dense layer behind it. Raises: TypeError."""
     if not isinstance(net, Network):
         raise TypeError(f"net must be a network, as wl.mlp(depth=3) makes one, got {validation.shown(net)}.")
     first, *rest = net.whole.units
     steps = [
-        _Step(next(a.activations()), d)
+        Step(next(a.activations()), d)
         for a, d in zip(rest[::2], rest[1::2], strict=False)
         if isinstance(a, _ACTIVATION) and isinstance(d, Dense)
     ]
     usual = net.parameterization == "ntk" and net.learning_rates is None and isinstance(net.inputs, Rows)
     if not (usual and isinstance(first, Dense) and 2 * len(steps) == len(rest)):
         raise TypeError(
-            "finite_width takes layers Dense, activation, Dense, .. on rows in the NTK parameterisation with one "
-            "learning rate, as wl.mlp makes them."
+            "net must have layers Dense, activation, Dense, .. on rows in the NTK parameterisation with one learning "
+            "rate, as wl.mlp makes them; others are not described at finite width."
         )
     return first, steps
 
 
-def _widths(width: Any, hidden: int) -> tuple[int, ...]:
+def hidden_widths(width: Any, hidden: int) -> tuple[int, ...]:
+    """Return the width of each hidden layer, from one number or one each. Raises: TypeError, ValueError."""
     if isinstance(width, (int, np.integer)) or np.ndim(width) == 0:
         return (validation.integer("width", width, at_least=1),) * hidden
     found = tuple(validation.integer("each width", n, at_least=1) for n in width)

@@ -1,0 +1,109 @@
+"""The square of a random product's size is a product of gamma variables: its law, with data, and in the limit."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import gammaln, loggamma, polygamma, psi
+
+from widelimit.shapes import Float
+
+REACH = 60.0
+"""ln of the smallest and largest shape that are tried, and of densities that count, below the largest."""
+GRID, NODES, CONTOUR = 2001, 1001, 400
+ROUNDS = 30
+AGREEMENT = 1e-7
+
+
+class Scales(NamedTuple):
+    """Shapes a_l = n_l/2 + c of tilted gamma variables, a row for each tilt c, and the s = ln Q that they centre on."""
+
+    shapes: Float[np.ndarray, "S L"]
+    c: Float[np.ndarray, " S"]
+    s: Float[np.ndarray, " S"]
+    curvature: Float[np.ndarray, " S"]
+    """Var s at this tilt: ds/dc."""
+
+    @classmethod
+    def at(cls, widths: np.ndarray, tau: np.ndarray) -> Self:
+        """Return the tilts at which the smallest shape is exp(tau)."""
+        shapes = np.exp(tau)[:, None] + (widths - widths.min()) / 2
+        s = np.sum(psi(shapes) + np.log(2 / widths), axis=1)
+        return cls(shapes, np.exp(tau) - widths.min() / 2, s, np.sum(polygamma(1, shapes), axis=1))
+
+
+def log_prior(widths: np.ndarray, at: Scales) -> Float[np.ndarray, " S"]:
+    """Compute the logarithm of the density of s = ln Q, Q = prod_l chi^2(n_l)/n_l, to the next order of 1/width.
+
+    ln p = ln E e^{c s} - c s - ln(2 pi Var s)/2 with the tilt c that centres on s (Daniels 1954).
+    """
+    moments = np.sum(gammaln(at.shapes) - gammaln(widths / 2) + at.c[:, None] * np.log(2 / widths), axis=1)
+    return np.asarray(moments - at.c * at.s - np.log(2 * np.pi * at.curvature) / 2)
+
+
+def contour(widths: np.ndarray, at: Scales) -> Float[np.ndarray, " S"]:
+    """Compute the exact density over that of `log_prior`: the inverse Mellin transform of a Meijer G function.
+
+    The path is c + i t, so that nothing cancels; steps in t grow from the smallest shape on.
+    """
+    smallest = at.shapes.min(axis=1)
+    end = np.arcsinh((12 * np.sqrt(at.shapes.max(axis=1)) + 40) / smallest)
+    u = np.linspace(0, 1, CONTOUR) * end[:, None]
+    t, weights = smallest[:, None] * np.sinh(u), smallest[:, None] * np.cosh(u) * end[:, None] / (CONTOUR - 1)
+    weights[:, 0] /= 2
+    exponent = 1j * t * (np.sum(np.log(2 / widths)) - at.s[:, None])
+    for shape in at.shapes.T:
+        exponent += loggamma(shape[:, None] + 1j * t) - gammaln(shape)[:, None]
+    return np.asarray(np.sum(np.exp(exponent).real * weights, axis=1) * np.sqrt(2 * at.curvature / np.pi))
+
+
+def posterior_scales(
+    widths: np.ndarray, likelihood: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return nodes Q, their posterior weights, and the log evidence; likelihood: ln p(y | Q) at (S,) values of Q.
+
+    Raises: ArithmeticError: the posterior is not resolved.
+    """
+    low, high = -REACH, REACH
+    for _ in range(ROUNDS):
+        tau = np.linspace(low, high, GRID)
+        at = Scales.at(widths, tau)
+        density = log_prior(widths, at) + likelihood(np.exp(at.s)) + np.log(at.curvature) + tau
+        seen = np.flatnonzero(density > np.max(density) - REACH)
+        step, last = tau[1] - tau[0], high - low
+        low, high = tau[seen[0]] - step, tau[seen[-1]] + step
+        if high - low > last / 2:
+            break
+    tau = np.linspace(low, high, NODES)
+    at = Scales.at(widths, tau)
+    density = log_prior(widths, at) + likelihood(np.exp(at.s)) + np.log(at.curvature) + tau
+    top = float(np.max(density))
+    weights = np.exp(density - top) * contour(widths, at)
+    total, half = float(np.sum(weights)), 2 * float(np.sum(weights[::2]))
+    if not abs(half / total - 1) < AGREEMENT:
+        raise ArithmeticError("the posterior of the kernel's scale is not resolved: the widths are too large.")
+    return np.exp(at.s), weights / total, top + math.log(total * (tau[1] - tau[0]))
+
+
+def saddle_point(
+    widths: np.ndarray, pull: Callable[[float], float], action: Callable[[float], float]
+) -> Float[np.ndarray, " L"]:
+    """Solve n_l (1 - q_l) = pull(Q), Q = prod_l q_l: the scales of the layers with the least action of all solutions.
+
+    The action of the data at Q adds to sum_l n_l (q_l - ln q_l), whose slope in ln Q it opposes with `pull`.
+    """
+
+    def scales(tau: float) -> np.ndarray:
+        return np.asarray(2 * (math.exp(tau) + (widths - widths.min()) / 2) / widths)
+
+    def slope(tau: float) -> float:
+        return 2 * math.exp(tau) - float(widths.min()) + pull(float(np.prod(scales(tau))))
+
+    grid = np.linspace(-REACH, REACH, GRID)
+    rising = np.array([slope(tau) for tau in grid.tolist()]) > 0
+    places = np.flatnonzero(~rising[:-1] & rising[1:])
+    found = [scales(brentq(slope, grid[i], grid[i + 1], xtol=1e-14)) for i in places.tolist()]
+    costs = [float(np.sum(widths * (q - np.log(q)))) + action(float(np.prod(q))) for q in found]
+    return found[int(np.argmin(costs))]
