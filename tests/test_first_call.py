@@ -280,12 +280,15 @@ def operations_of_a_tile(name):
     return operations(traced.jaxpr)
 
 
-@pytest.mark.parametrize(("name", "most"), [("relu", 450), ("erf", 750), ("gelu", 650), ("tanh", 1800)])
+@pytest.mark.parametrize(("name", "most"), [("relu", 580), ("erf", 750), ("gelu", 650), ("tanh", 1800)])
 def test_a_tile_is_traced_in_few_operations(name, most):
     """The first call takes as long as its operations are many, whatever else the machine does."""
     assert operations_of_a_tile(name) <= most
 
 
 def test_plain_indices_fail_the_count(monkeypatch):
+    jax.clear_caches()
     monkeypatch.setattr(tiles, "_patch_at", lambda patches, k: jax.tree.map(lambda leaf: leaf[k], patches))
+    assert operations_of_a_tile("relu") > 580
     assert operations_of_a_tile("erf") > 750
+    jax.clear_caches()

@@ -108,7 +108,7 @@ def linear(draws: int, infinite: bool) -> list[Check]:
     checks = []
     for name, widths in LINEAR.items():
         found, law = networks("identity", widths, draws), predicted("identity", widths)
-        mean, variance = law.infinite if infinite else (law.mean, law.variance)
+        mean, variance = map(np.asarray, law.infinite if infinite else (law.mean, law.variance))
         gap = scores(found, mean, variance)
         checks.append(at_most(f"linear, {name}: largest gap in standard errors", gap, 4.5, "24 numbers, 99.98 %"))
         if not infinite:

@@ -149,7 +149,7 @@ def proportional_posterior(
     nodes, weights, evidence = posterior_scales(widths, data.log_likelihood)
     q = saddle_point(widths, data.pull, lambda Q: -2 * float(data.log_likelihood(np.array([Q]))[0]))
     one = np.ones(1)
-    mean, variance = data.predict(nodes, weights)
+    mean, variance = map(np.asarray, data.predict(nodes, weights))
     limit, infinite = data.predict(np.prod(q, keepdims=True), one), data.predict(one, one)
     exact = all(_is_identity(step.phi) for step in dense_steps(net)[1])
     return ProportionalPosterior(counts, exact, mean, variance, float(weights @ nodes), evidence, q, limit, infinite)
@@ -188,7 +188,8 @@ def _values(phi: Activation, u: np.ndarray) -> np.ndarray:
 
 def _data(net: Network, X: np.ndarray, y: np.ndarray, noise: float, probes: np.ndarray) -> _Data:
     """Diagonalise K beside noise and F. Raises: ValueError: noise = 0 where it has to be larger."""
-    *layers, last = net.whole.units
+    *layers, _ = net.whole.units
+    last = dense_steps(net)[1][-1].after
     k = nngp(network(*layers, replace(last, bias_std=0.0), inputs=net.inputs))
     there, at_probes = (_fixed_features(net, Z) for Z in (X, probes))
     fixed, F = there @ at_probes.T, there @ there.T
@@ -201,13 +202,15 @@ def _data(net: Network, X: np.ndarray, y: np.ndarray, noise: float, probes: np.n
     def turned(b: np.ndarray) -> np.ndarray:
         return np.asarray(scipy.linalg.solve_triangular(root, b, lower=True))
 
-    values, vectors = linalg.eigenpairs(turned(turned(gram - means).T), k.covariance_error(X))
+    values, vectors = linalg.eigenpairs(turned(turned(gram - means).T), k.table_error)
     if not noise and not (values[0] > linalg.rounding(len(X), float(values[-1])) and y.any()):
         raise ValueError("noise must be > 0 where K(X, X) is singular, or all targets are 0.")
-    parts = [vectors.T @ turned(b) for b in (y, cross - there[:, 1:] @ means_there.T, fixed)]
+    there_scaled = cross - there[:, 1:] @ means_there.T
+    turned_y, scaled, fixed = (vectors.T @ turned(b) for b in (y, there_scaled, fixed))
     log_det, gone = float(np.sum(np.log(np.diagonal(root)))), np.sum(means_there**2, axis=1)
     unit = 1.0 if noise else 0.0
-    return _Data(np.maximum(values, 0.0), unit, parts[0], log_det, *parts[1:], own - gone, np.sum(at_probes**2, axis=1))
+    left = np.sum(at_probes**2, axis=1)
+    return _Data(np.maximum(values, 0.0), unit, turned_y, log_det, scaled, fixed, own - gone, left)
 
 
 def _fixed_features(net: Network, X: np.ndarray) -> Float[np.ndarray, "n 2"]:

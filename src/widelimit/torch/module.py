@@ -56,7 +56,7 @@ class Sizes(NamedTuple):
     disk: bool
     room: float
     """Bytes of what is contracted at once."""
-    count: int
+    of_rows: int
     """Rows of which these are the sizes."""
     kept: float
     """Bytes that factors may take in memory."""
@@ -237,7 +237,7 @@ class ModuleJacobian:
             n = inputs.length(part)
             old = kept.get(key) if kept else None
             if old is None:
-                size = sizes.stored * n / sizes.count
+                size = sizes.stored * n / sizes.of_rows
                 if kept is None:
                     old = Filled(Store(n, path, like), {})
                 else:

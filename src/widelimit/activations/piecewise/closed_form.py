@@ -161,8 +161,9 @@ class ClosedForm:
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
         """Return the jumps of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part, (m,)."""
         memo = self.memos(deviations)
-        even, odd = (Jumps(memo.kinks.h[0], part.j[0], part.g[0]) for part in memo.parts)
-        return even, odd, memo.even_share
+        h = np.asarray(memo.kinks.h[0])
+        even, odd = (Jumps(h, np.asarray(part.j[0]), np.asarray(part.g[0])) for part in memo.parts)
+        return even, odd, np.asarray(memo.even_share)
 
     def errors(self, deviations: np.ndarray, dtype: Any) -> np.ndarray:
         """Bound the rounding error of a dual of two signals of each deviation, relative to E[phi(u)^2]."""
