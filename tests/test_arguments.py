@@ -946,6 +946,7 @@ MADE = {
         "DeepLinearFlow",
         "FiniteWidth",
         "FiniteWidthTraining",
+        "ProportionalPosterior",
         "FixedPoint",
         "Flow",
         "Generalization",
