@@ -209,8 +209,9 @@ def test_rows_without_a_parameter_in_common_have_a_kernel_of_zeros():
 
 
 def test_files_of_factors_are_closed_and_gone(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     module, X = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), np.ones((40, 4), np.float32)
+    widelimit.torch.empirical_ntk(module).gram(X[:1])  # at its first use PyTorch makes a folder of its own
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     opened = Path("/proc/self/fd")
 
     def interrupted(*_):
