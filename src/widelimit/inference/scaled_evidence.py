@@ -33,6 +33,8 @@ COLUMNS = 8
 """Inputs are filled up to this number, twice as many, ...; outputs to a power of two."""
 COPIES = 1e-24
 """Targets at one place that differ by less than the root of this, in standard deviations, are copies."""
+PARTS = 4
+"""Blocks along the diagonal of a triangle whose zeros are left out: .6 of the time of one block; more gain little."""
 Activation = Literal["erf", "relu", "rbf"]
 
 
@@ -229,13 +231,36 @@ def _leave_one_out(Q: jax.Array, alpha: jax.Array, _: jax.Array, rows: Rows) -> 
 _OBJECTIVES = {"marginal_likelihood": _marginal, "leave_one_out": _leave_one_out}
 
 
+def _inverse(L: jax.Array, least: int) -> jax.Array:
+    """Compute L^-1 of a lower triangle by blocks, down to so many rows: [[P, 0], [-S L_21 P, S]]."""
+    if len(L) <= least:
+        return jax.scipy.linalg.solve_triangular(L, jnp.eye(len(L)), lower=True)
+    half = len(L) // 2
+    P, S = _inverse(L[:half, :half], least), _inverse(L[half:, half:], least)
+    below = -_product(S, _product(L[half:, :half], P))
+    return jnp.block([[P, jnp.zeros((half, len(L) - half))], [below, S]])
+
+
+def _squares(T: jax.Array, least: int) -> jax.Array:
+    """Compute T^T T of a lower triangle by the same blocks, without those that are 0."""
+    if len(T) <= least:
+        return _product(T.T, T)
+    half = len(T) // 2
+    P, R, S = T[:half, :half], T[half:, :half], T[half:, half:]
+    across = _product(R.T, S)
+    return jnp.block([[_squares(P, least) + _product(R.T, R), across], [across.T, _squares(S, least)]])
+
+
+def _product(A: jax.Array, B: jax.Array) -> jax.Array:
+    return jnp.matmul(A, B, precision="highest")
+
+
 def _value_and_gradient(
     family: AnyFamily, objective: Objective, inputs: jax.Array, rows: Rows, z: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     A, pull_back = jax.vjp(lambda z: _covariance(family, inputs, rows, z), z)
     L = jnp.linalg.cholesky(A)
-    inverse = jax.scipy.linalg.solve_triangular(L, jnp.eye(len(A)), lower=True)
-    Q = jnp.matmul(inverse.T, inverse, precision="highest")
+    Q = _squares(_inverse(L, len(A) // PARTS), len(A) // PARTS)
     alpha = jnp.matmul(Q, rows.y, precision="highest")
     score, by_A = _OBJECTIVES[objective](Q, alpha, 2 * jnp.sum(jnp.log(jnp.diagonal(L))), rows)
     slope = pull_back(by_A)[0]
