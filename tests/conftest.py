@@ -23,6 +23,7 @@ import jax  # noqa: E402
 import psutil  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
+from numpy.random import Generator  # noqa: E402
 
 install_import_hook(
     ["widelimit.series", "widelimit.signals", "widelimit.architecture.layers"],
@@ -57,8 +58,24 @@ def pytest_collection_modifyitems(config, items):
         items.sort(key=lambda item: item.path.stem.removeprefix("test_") in LONGEST)
 
 
+STATES = {}
+"""The state of each module's generator of random numbers when all tests are collected."""
+
+
+def pytest_collection_finish(session):
+    for module in {item.module for item in session.items if isinstance(getattr(item.module, "RNG", None), Generator)}:
+        STATES[module] = module.RNG.bit_generator.state
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup():
+def pytest_runtest_setup(item):
+    """Let every test draw the same numbers, whichever others ran before it in its process."""
+    if item.module in STATES:
+        item.module.RNG.bit_generator.state = STATES[item.module]
+    leave_out_what_is_late()
+
+
+def leave_out_what_is_late():
     """Leave out what is left at TESTS_UNTIL, in seconds since 1970: continuous integration has an end (`.ci/run`)."""
     if time.time() > float(os.environ.get("TESTS_UNTIL", "inf")):
         pytest.skip("no time is left (TESTS_UNTIL)")

@@ -24,6 +24,7 @@ from widelimit.cli.comparison import ModelRecord, ModelScores
 from widelimit.cli.options import TableChoices
 from widelimit.cli.training_data import TargetTable
 from widelimit.estimators.parameters import (
+    AverageParameters,
     ClassParameters,
     EnsembleParameters,
     RegressorParameters,
@@ -731,7 +732,8 @@ def test_the_documentation_names_every_option(command):
 
 
 def test_options_of_the_estimators_are_their_parameters():
-    names = set(by_name(ClassParameters, EnsembleParameters, RegressorParameters, WideParameters))
+    tables = (AverageParameters, ClassParameters, EnsembleParameters, RegressorParameters, WideParameters)
+    names = set(by_name(*tables))
     names -= {"random_state", "verbose", "input_groups"}
     assert set(fit.PARAMETERS.options) == names
     assert all(option.default in (None, False) for option in fit.PARAMETERS.options.values())

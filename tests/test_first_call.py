@@ -42,7 +42,7 @@ monitoring.register_event_duration_secs_listener(COMPILED.heard)
 
 def data(n=60, scale=1.0):
     X = scale * RNG.standard_normal((n, 5))
-    return X, np.sin(X[:, 0])
+    return X, np.sin(2 * X[:, 0])
 
 
 def halves(X, y):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from widelimit.estimators import choice
 from widelimit.inference import noise_level
 from widelimit.inference.dirichlet import most_likely_scale
 from widelimit.inference.outputs import distinct_columns
