@@ -105,32 +105,16 @@ STAY = {
 """{test: patterns of the cells that stay in `make test`}; its other cells are left out."""
 
 COVERED = {
-    "test_kernels.py::test_gradients_without_jit_are_the_compiled_ones": (
-        "test_gradients_at_cusps.py::test_relu_one_by_one"
-    ),
     "test_recurrent.py::test_fixed_maps_that_are_other_layers": "test_recurrent.py::test_mixed_sites_to_64_eps",
     "test_explorer.py::test_finite_networks_are_trained_towards_the_limit": (
         "test_finite.py::test_trained_networks_tend_to_kernel_descent_from_their_own_start"
     ),
-    "test_finite.py::test_the_kernel_stands_still_in_wide_networks": (
-        "test_finite.py::test_trained_networks_tend_to_kernel_descent_from_their_own_start"
-    ),
-    "test_finite.py::test_learning_rates_scale_with_the_width_as_documented": (
-        "test_finite.py::test_maximal_update_has_the_multipliers_and_variances_of_its_table"
-    ),
     "test_benchmarks.py::test_uci_runs_resumes_and_reports": (
         "test_cli_models.py::test_benchmark_scores_are_those_of_a_loop_by_hand"
-    ),
-    "test_claims.py::test_figure_three_holds_for_a_file_of_images": (
-        "test_claims.py::test_verify_writes_one_page_with_all_in_it_and_resumes"
     ),
     "test_empirical_use.py::test_taylor_of_an_equinox_module": (
         "test_empirical_use.py::test_taylor_is_exact_for_polynomials_of_its_order"
     ),
-    "test_numerical.py::test_gradients_of_tables_compile_few_operations": (
-        "test_piecewise.py::test_gradients_under_jit"
-    ),
-    "test_devices.py::test_several_devices_give_the_bits_of_one": "test_devices.py::test_only_vectors_cross",
     "test_gaussian_process.py::test_tabulated_activations_are_fitted_by_either_gradient": (
         "test_gaussian_process.py::test_the_gradient_of_the_marginal_likelihood_equals_differences"
     ),
@@ -140,30 +124,26 @@ COVERED = {
     "test_cli_process.py::test_what_scikit_learn_imports_for_little_comes_at_its_first_use": (
         "test_cli.py::test_help_is_quick_and_loads_nothing_heavy"
     ),
-    "test_kernels.py::test_finite_networks_have_the_limits_covariance": (
-        "test_architectures.py::test_finite_networks_tend_to_both_kernels"
-    ),
-    "test_activations.py::test_sampled_moments": "test_activations.py::test_the_oracles_are_the_definition",
 }
 """{test that is left out as a whole: the test in `make test` that takes the same code, of another kind or size}."""
 
 
 def parted(node):
-    """The test ("test_x.py::test_y") and the cell ("" if it has none) of pytest's name of a node."""
+    """Return the test ("test_x.py::test_y") and the cell ("" if it has none) of pytest's name of a node."""
     path, _, name = node.partition("::")
     test, _, cell = name.partition("[")
     return f"{path.rpartition('/')[2]}::{test}", cell.removesuffix("]")
 
 
 def left_out(node):
-    """Whether `make test` leaves this one to `make test-grids`."""
+    """Return True if `make test` leaves this one to `make test-grids`."""
     test, cell = parted(node)
     stay = STAY.get(test)
     return test in COVERED or (stay is not None and not any(fnmatch.fnmatchcase(cell, pattern) for pattern in stay))
 
 
 def faults(nodes):
-    """What is wrong with the tables, given the names of all tests."""
+    """List what is wrong with the tables, given the names of all tests."""
     cells = {}
     for test, cell in map(parted, nodes):
         cells.setdefault(test, []).append(cell)

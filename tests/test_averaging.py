@@ -161,7 +161,7 @@ def test_shares_are_the_best_of_a_grid():
 def test_densities_of_left_out_rows_are_those_of_refits(model, monkeypatch):
     kept = []
     monkeypatch.setattr(scaled_choice, "stacking_shares", lambda d, c: kept.append((d, c)) or stacking_shares(d, c))
-    monkeypatch.setattr(wide.averaging, "MOST_ROWS", 30)
+    monkeypatch.setattr(wide.settings, "MOST_AVERAGED", 30)
     again = wl.WideRegressor(**SETTINGS).fit(X, Y)
     np.testing.assert_array_equal(again.shares_, model.shares_)
     log_density, counts = kept[0]
@@ -209,7 +209,7 @@ def test_without_average_there_is_the_first_network_to_the_bit(model, single):
 
 
 def test_many_rows_and_little_memory_leave_one_network(monkeypatch):
-    monkeypatch.setattr(wide.averaging, "MOST_ROWS", 29)
+    monkeypatch.setattr(wide.settings, "MOST_AVERAGED", 29)
     assert len(wl.WideRegressor(**SETTINGS).fit(X, Y).shares_) == 1
     monkeypatch.undo()
     require = wide.preparation.require_room

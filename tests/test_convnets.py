@@ -12,8 +12,8 @@ SMALL = {
     "shallow": wl.convnet(inputs=wl.Image(6, 1), depth=1, size=(3,), end="pool"),
     "resnet": wl.resnet(inputs=wl.Image(4, 4, 1), blocks=(2, 1), end="pool"),
     "myrtle": wl.myrtle(7, inputs=wl.Image(4, 4, 3), parameterization="standard"),
-    "residual": wl.garriga_alonso_2019("residual", inputs=wl.Image(2, 2, 1)),
-    "published": wl.garriga_alonso_2019("residual", inputs=wl.Image(2, 2, 1), uncentred_sums=True),
+    "residual": wl.garriga_alonso_2019("residual", inputs=wl.Image(2, 3, 1)),
+    "published": wl.garriga_alonso_2019("residual", inputs=wl.Image(2, 3, 1), uncentred_sums=True),
     "resnet32": wl.garriga_alonso_2019("resnet32"),
 }
 
@@ -63,7 +63,7 @@ def residual_sums(x, y, *, centred):
 
 
 def test_the_published_sums_and_the_limit():
-    X = np.random.default_rng(0).uniform(size=(2, 2, 2, 1))
+    X = np.random.default_rng(0).uniform(size=(2, 2, 3, 1))
     X[1, :, :1] = 0
     known = {name: wl.nngp(SMALL[name]).gram(X)[0] for name in ("residual", "published")}
     with mp.workdps(30):

@@ -172,6 +172,11 @@ def fit(
         table = training_data.load(path, choices)
         rows = table.frame.height
         made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet})
+        if given.get("average") and not settings.may_average(made, rows):
+            raise ValueError(
+                f"--average is for at most {settings.MOST_AVERAGED} rows, a constant noise above 0, learned input "
+                f"scales and time=inf, and there are {rows} rows; leave it out."
+            )
         if settings.solver(made, rows) != "nystrom":
             if estimator == "wide":
                 remedy = "fit to a random part, --rows {}, or a network that you give, --estimator nngp or ntk"

@@ -20,8 +20,6 @@ from widelimit.inference.posterior import Posterior
 from widelimit.inference.scaled_evidence import AnyFamily, NetworkFamily
 from widelimit.shapes import Float
 
-MOST_ROWS = 4000
-"""Training rows up to which networks are averaged: beyond, one costs much, and the evidence leaves little doubt."""
 NOTHING = np.empty((0, 0))
 
 

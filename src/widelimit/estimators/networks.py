@@ -219,9 +219,8 @@ class Fitted(FittedGaussian):
         if not isinstance(law, Posterior):
             return self.mean(Z), self.variance(Z)
         assert self.coefficients is not None
-        mean, variance = replace(law, fit=law.fit._replace(weights=self.coefficients)).predict(
-            Z
-        )  # to the bit of a file
+        to_the_bit_of_a_file = law.fit._replace(weights=self.coefficients)
+        mean, variance = replace(law, fit=to_the_bit_of_a_file).predict(Z)
         return check_finite(np.asarray(mean), Z), np.asarray(variance)[:, None]
 
     @property

@@ -15,6 +15,7 @@ from widelimit.architecture.network import Network
 from widelimit.estimators import model_state, preparation
 from widelimit.estimators.parameters import (
     REPLACED,
+    AverageParameters,
     ClassParameters,
     InputScales,
     Invariance,
@@ -131,6 +132,19 @@ def solver(estimator: KernelParameters, n: int) -> Solver:
     """Return the solver for n rows: inducing points where an estimator that chooses its network has many."""
     many = n > preparation.MOST_ROWS and isinstance(estimator, WideParameters) and estimator.time == np.inf
     return "nystrom" if estimator.solver == "auto" and many and _takes_inducing_points(estimator) else estimator.solver
+
+
+MOST_AVERAGED = 4000
+"""Training rows up to which networks are averaged: beyond, one costs much, and the evidence leaves little doubt."""
+
+
+def may_average(estimator: KernelParameters, n: int) -> bool:
+    """Return True if a fit to n rows averages several networks where memory has room, by the parameters."""
+    linear = float(estimator.time) == np.inf and solver(estimator, n) != "nystrom"
+    noise = not isinstance(estimator, RegressorParameters) or estimator.noise_model == "constant"
+    noise = noise and (isinstance(estimator.noise, str) or estimator.noise > 0)
+    average = isinstance(estimator, AverageParameters) and estimator.average
+    return bool(average and linear and noise and estimator.input_scales == "auto" and n <= MOST_AVERAGED)
 
 
 def require_room(estimator: KernelParameters, n: int, matrices: float) -> None:

@@ -157,18 +157,13 @@ class WideRegressor(WideEstimator, KernelRegressor, AverageParameters):
     """
 
     def _averages(self, n: int) -> bool:
-        if not self._may_average(n):
+        if not settings.may_average(self, n):
             return False
         try:
             preparation.require_room(n, FINALISTS * self.matrix_count())
         except MemoryError:
             return False
         return True
-
-    def _may_average(self, n: int) -> bool:
-        linear = self._is_linear_system() and settings.solver(self, n) != "nystrom" and self.input_scales == "auto"
-        noise = self.noise_model == "constant" and (isinstance(self.noise, str) or self.noise > 0)
-        return bool(self.average) and linear and noise and n <= averaging.MOST_ROWS
 
     def _with_others(
         self, fitted: FittedGaussian, scale: np.ndarray, chosen: HyperparameterChoice | None
@@ -181,7 +176,7 @@ class WideRegressor(WideEstimator, KernelRegressor, AverageParameters):
     def _restore_others(self, fitted: FittedGaussian, state: ModelState) -> FittedGaussian | FittedAverage:
         if "others" not in state.values:
             return fitted
-        if not isinstance(fitted, Fitted) or not self._may_average(len(fitted.y)):
+        if not isinstance(fitted, Fitted) or not settings.may_average(self, len(fitted.y)):
             raise ValueError("an average that the parameters do not allow")
         n, weights = len(fitted.y), fitted.training.weights
 
