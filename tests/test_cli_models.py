@@ -756,6 +756,6 @@ def test_a_network_chosen_by_evidence_is_named(tmp_path):
 def test_an_average_that_does_not_apply_is_refused(options, tmp_path):
     path = tmp_path / "table.csv"
     np.savetxt(path, np.random.default_rng(0).standard_normal((20, 3)), delimiter=",", header="a,b,y", comments="")
-    code, _, err = invoke("fit", path, "--target", "y", "--average", *options)
+    code, _, err = invoke("fit", path, "--target", "y", "--model", tmp_path / "m.npz", "--average", *options)
     assert code == 2
     assert "--average is for" in err
