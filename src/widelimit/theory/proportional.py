@@ -29,6 +29,8 @@ from widelimit.validation import Array
 WIDEST = 10**7
 _ODD = 1e-10
 """Mean over root mean square of signals that is rounding: the activation is odd."""
+_LOST = 100.0
+"""Noise below this multiple of the rounding of F is refused: eigenvalues beside both have lost their digits."""
 _PROBED = np.multiply.outer([-1.0, 1.0], np.geomspace(1e-6, 1e6, 97)).ravel()
 
 
@@ -217,11 +219,11 @@ def _root(F: Float[np.ndarray, "n n"], noise: float) -> Float[np.ndarray, "n n"]
     """Return the Cholesky factor of F + noise, or 1 without both. Raises: ValueError: noise is lost beside F."""
     if 0 < noise < SMALLEST:
         raise ValueError(f"noise must be 0, or at least {SMALLEST:g}, got {noise:g}.")
-    least = linalg.rounding(len(F), float(np.trace(F)))
+    least = _LOST * linalg.rounding(len(F), float(np.trace(F)))
     if noise <= least and F.any():
         raise ValueError(
             f"noise must be > 0 where the last layer has a bias, or hidden units have a mean, as of relu; here above "
-            f"{least:.1e}, the rounding of that part of the kernel, got {noise:g}."
+            f"{least:.1e}, {_LOST:g} times the rounding of that part of the kernel, got {noise:g}."
         )
     return np.linalg.cholesky(noise * np.eye(len(F)) + F) if noise else np.eye(len(F))
 
