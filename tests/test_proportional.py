@@ -1,5 +1,7 @@
 """Posteriors of networks as wide as their data: beside drawn networks, a Meijer G function, and closed forms."""
 
+import tracemalloc
+
 import mpmath as mp
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from widelimit.activations.closed.linear import Identity
 from widelimit.activations.piecewise.polynomial import PiecewisePolynomial
 from widelimit.claims import proportional_width as claim
 from widelimit.layers import Dense
+from widelimit.theory import proportional
 from widelimit.theory.proportional import is_identity
-from widelimit.theory.scale_mixtures import Scales, contour, log_prior
+from widelimit.theory.scale_mixtures import Scales, contour, log_prior, posterior_scales
 
 RNG = np.random.default_rng(5)
 X, Z = RNG.standard_normal((6, 8)), RNG.standard_normal((3, 8))
@@ -110,8 +113,24 @@ def test_large_targets_that_the_kernel_does_not_reach_add_a_constant():
 
 
 def test_no_targets_and_little_noise_have_a_scale_of_the_noise():
-    scales = [posterior(y=0 * Y, width=2, noise=noise).order_parameters.prod() for noise in (1e-20, 1e-40)]
-    assert scales[1] == pytest.approx(1e-20 * scales[0], rel=1e-6)
+    scales = [posterior(y=0 * Y, width=2, noise=noise).order_parameters.prod() for noise in (1e-20, 1e-80)]
+    assert scales[1] == pytest.approx(1e-60 * scales[0], rel=1e-6)
+
+
+def test_the_memory_that_the_scales_take_is_required(monkeypatch):
+    required, held, rows = [], [], RNG.standard_normal((500, 600))
+
+    def traced(*given):
+        tracemalloc.start()
+        found = posterior_scales(*given)
+        held.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        return found
+
+    monkeypatch.setattr(proportional, "posterior_scales", traced)
+    monkeypatch.setattr(proportional.memory, "require", lambda size, *_, **__: required.append(size))
+    wl.proportional_posterior(LINEAR, rows, rows[:, 0], width=9, noise=0.1, probes=rows[:3])
+    assert held[0] < max(required)
 
 
 def test_wide_networks_have_the_posterior_of_the_limit():

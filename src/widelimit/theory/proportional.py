@@ -143,7 +143,7 @@ def proportional_posterior(
     spread = float(validation.finite_scalar("noise", noise, at_least=0.0))
     more = rows if probes is None else probes_beside(net, rows, probes)
     n, m = len(rows), len(more)
-    held = 5 * n * n + 4 * n * m + 9000 * n + 3000 * m
+    held = 5 * n * n + 4 * n * m + 9000 * n + 3000 * m + 4e6
     memory.require(8.0 * held, f"a kernel of {n} rows", remedy="use fewer rows")
     data = _data(net, rows, targets[:, 0], spread, more)
     widths = np.array(counts, np.float64)
