@@ -13,12 +13,21 @@ from widelimit.shapes import Float
 REACH = 60.0
 """ln of the smallest and largest shape that are tried, and of densities that count, below the largest."""
 GRID, NODES, CONTOUR = 2001, 1001, 400
+SMALLEST = 1e-200
+"""Scales below it and above 1/it are not resolved."""
+LOWEST = math.log(SMALLEST)
 ROUNDS = 30
 AGREEMENT = 1e-7
 
 
+_UNRESOLVED = (
+    "the posterior of the kernel's scale is not resolved: the targets y are too large, or the noise too small, beside "
+    "the kernel, or there are too many layers or units."
+)
+
+
 class Scales(NamedTuple):
-    """Shapes a_l = n_l/2 + c of tilted gamma variables, a row for each tilt c, and the s = ln Q that they centre on."""
+    """Tilted gamma variables have shapes a_l = n_l/2 + c, a row for each tilt c, and centre on s = ln Q."""
 
     shapes: Float[np.ndarray, "S L"]
     c: Float[np.ndarray, " S"]
@@ -64,26 +73,34 @@ def posterior_scales(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return nodes Q, their posterior weights, and the log evidence; likelihood: ln p(y | Q) at (S,) values of Q.
 
-    Raises: ArithmeticError: the posterior is not resolved.
+    Raises: ArithmeticError: the posterior is not resolved, or Q is not within SMALLEST and 1/SMALLEST.
     """
+
+    def density(at: Scales, tau: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = log_prior(widths, at) + likelihood(np.exp(np.clip(at.s, LOWEST, -LOWEST)))
+        return np.where(np.isfinite(found), found + np.log(at.curvature) + tau, -np.inf)
+
     low, high = -REACH, REACH
     for _ in range(ROUNDS):
         tau = np.linspace(low, high, GRID)
         at = Scales.at(widths, tau)
-        density = log_prior(widths, at) + likelihood(np.exp(at.s)) + np.log(at.curvature) + tau
-        seen = np.flatnonzero(density > np.max(density) - REACH)
+        logs = density(at, tau)
+        seen = np.flatnonzero(logs >= np.max(logs) - REACH)
         step, last = tau[1] - tau[0], high - low
         low, high = tau[seen[0]] - step, tau[seen[-1]] + step
         if high - low > last / 2:
             break
     tau = np.linspace(low, high, NODES)
     at = Scales.at(widths, tau)
-    density = log_prior(widths, at) + likelihood(np.exp(at.s)) + np.log(at.curvature) + tau
-    top = float(np.max(density))
-    weights = np.exp(density - top) * contour(widths, at)
+    logs = density(at, tau)
+    top = float(np.max(logs))
+    if not (math.isfinite(top) and at.s[0] > LOWEST and at.s[-1] < -LOWEST):
+        raise ArithmeticError(_UNRESOLVED + f" It reaches beyond {SMALLEST:g} to {1 / SMALLEST:g}.")
+    weights = np.exp(logs - top) * contour(widths, at)
     total, half = float(np.sum(weights)), 2 * float(np.sum(weights[::2]))
     if not abs(half / total - 1) < AGREEMENT:
-        raise ArithmeticError("the posterior of the kernel's scale is not resolved: the widths are too large.")
+        raise ArithmeticError(_UNRESOLVED)
     return np.exp(at.s), weights / total, top + math.log(total * (tau[1] - tau[0]))
 
 
@@ -93,17 +110,23 @@ def saddle_point(
     """Solve n_l (1 - q_l) = pull(Q), Q = prod_l q_l: the scales of the layers with the least action of all solutions.
 
     The action of the data at Q adds to sum_l n_l (q_l - ln q_l), whose slope in ln Q it opposes with `pull`.
+    Raises: ArithmeticError: no solution.
     """
 
     def scales(tau: float) -> np.ndarray:
         return np.asarray(2 * (math.exp(tau) + (widths - widths.min()) / 2) / widths)
 
-    def slope(tau: float) -> float:
-        return 2 * math.exp(tau) - float(widths.min()) + pull(float(np.prod(scales(tau))))
+    def product(tau: float) -> float:
+        return math.exp(np.clip(np.sum(np.log(scales(tau))), LOWEST, -LOWEST))
 
-    grid = np.linspace(-REACH, REACH, GRID)
+    def slope(tau: float) -> float:
+        return 2 * math.exp(tau) - float(widths.min()) + pull(product(tau))
+
+    grid = np.r_[np.arange(LOWEST, -REACH), np.linspace(-REACH, REACH, GRID)]
     rising = np.array([slope(tau) for tau in grid.tolist()]) > 0
     places = np.flatnonzero(~rising[:-1] & rising[1:])
-    found = [scales(brentq(slope, grid[i], grid[i + 1], xtol=1e-14)) for i in places.tolist()]
-    costs = [float(np.sum(widths * (q - np.log(q)))) + action(float(np.prod(q))) for q in found]
-    return found[int(np.argmin(costs))]
+    found = [(scales(tau), product(tau)) for tau in (brentq(slope, *grid[i : i + 2], xtol=1e-14) for i in places)]
+    if not found:
+        raise ArithmeticError(_UNRESOLVED)
+    costs = [float(np.sum(widths * (q - np.log(q)))) + action(Q) for q, Q in found]
+    return found[int(np.argmin(costs))][0]
