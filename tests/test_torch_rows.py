@@ -1,7 +1,11 @@
 """Rows may take different layers of a module, buffers may count, and factors go to disk: the kernel is the same."""
 
+import contextlib
 import re
+import shutil
 import tempfile
+import threading
+from collections import namedtuple
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -17,7 +21,7 @@ from torch import nn  # noqa: E402
 import widelimit.torch  # noqa: E402
 from widelimit.torch import gradients, products  # noqa: E402
 from widelimit.torch.jacobian import RowJacobian  # noqa: E402
-from widelimit.torch.kept import KeptFactors  # noqa: E402
+from widelimit.torch.kept import KeptFactors, keeping, kept_of  # noqa: E402
 
 EPS = np.finfo(np.float64).eps
 
@@ -316,3 +320,68 @@ def test_factors_that_do_not_fit_are_made_again():
     kept.begin(1, like, 4.0, 10.0, disk=False, needed=("b", "d"))
     assert kept.get("b")
     assert kept.get("c") is None
+
+
+def test_factors_that_a_call_still_reads_stay_on_disk(tmp_path, monkeypatch):
+    free = namedtuple("Usage", "free")(100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept, like = KeptFactors(), torch.zeros(1)
+    old = kept.begin(1, like, 60.0, 0.0, disk=True, needed=())
+    kept.add("a", old, 60.0)
+    new = kept.begin(1, like, 60.0, 0.0, disk=True, needed=("b",))
+    assert kept.get("a") is None
+    assert set(tmp_path.iterdir()) == {old.store.path, new.store.path}
+    del old
+    assert set(tmp_path.iterdir()) == {new.store.path}
+
+
+def test_factors_are_kept_until_the_last_of_two_matrices_ends():
+    owner, lock = nn.Linear(1, 1), threading.Lock()
+    with contextlib.ExitStack() as later:
+        with keeping(owner, lock):
+            first = kept_of(owner)
+            later.enter_context(keeping(owner, lock))
+        assert kept_of(owner) is first is not None
+    assert kept_of(owner) is None
+
+    def keep():
+        with keeping(owner, lock):
+            pass
+
+    other = threading.Thread(target=keep, daemon=True)
+    with lock:  # tiles are computed now: another matrix begins after them
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+    other.join(20)
+    assert not other.is_alive()
+
+
+def test_a_matrix_that_begins_during_a_call_changes_nothing_in_it(monkeypatch):
+    kernel, X = widelimit.torch.empirical_ntk(nn.Linear(4, 2).double()), np.eye(4)
+    right = kernel.diag(X), kernel.gram(X)
+    assert np.abs(right[0]).max() > 1
+    for found, call in zip(right, (kernel.diag, kernel.gram), strict=True):
+        answers = [KeptFactors(), None]
+        monkeypatch.setattr(widelimit.torch.module, "kept_of", lambda _, a=answers: a.pop() if len(a) > 1 else a[0])
+        np.testing.assert_array_equal(call(X), found)
+        assert len(answers) == 1
+
+
+def test_a_progress_callback_may_use_the_kernel():
+    found, X = [], np.eye(4)
+
+    def progress(*_):
+        if not found:
+            found.append(None)
+            found.extend((kernel.diag(X), sum(kernel.parts(X).values())))
+
+    kernel = widelimit.torch.empirical_ntk(nn.Linear(4, 2).double(), progress=progress)
+    call = threading.Thread(target=lambda: found.append(kernel.gram(X)), daemon=True)
+    call.start()
+    call.join(20)
+    assert not call.is_alive()
+    _, diagonal, whole, gram = found
+    np.testing.assert_allclose(whole, gram, rtol=1e-12)
+    np.testing.assert_array_equal(diagonal, gram[np.arange(4), np.arange(4)])

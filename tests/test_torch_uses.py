@@ -195,6 +195,10 @@ REFUSED = {
         lambda: Own(lambda m, x: torch.func.vmap(torch.func.grad(lambda z: torch.tanh(z @ m.w).sum()))(x), w=(4, 2)),
         "cannot be differentiated: .*without torch.func inside",
     ),
+    "gradients": (
+        lambda: Own(lambda m, x: torch.func.grad(lambda z: torch.tanh(z @ m.w).sum())(x), w=(4, 2)),
+        "cannot be differentiated: .*without torch.func inside",
+    ),
 }
 
 
@@ -207,6 +211,30 @@ def test_modules_that_show_no_functions_or_values_are_refused_in_one_line(case):
         widelimit.torch.empirical_ntk(module if case == "lazy" else module.double()).gram(np.eye(4))
     assert len(str(caught.value)) < 400
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["CUDA error: an illegal access", "sizes (2x3 and 4x5)", "not enough memory"])
+def test_errors_of_the_machine_or_the_module_pass_unchanged(fault):
+    broken = []
+
+    class Failing(torch.autograd.Function):
+        @staticmethod
+        def forward(_, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(_, g):
+            if broken:
+                raise RuntimeError(broken[0])
+            return g
+
+    kernel = widelimit.torch.empirical_ntk(Own(lambda m, x: Failing.apply(x @ m.w), w=(4, 2)))
+    np.testing.assert_allclose(kernel.gram(np.eye(4)), np.eye(4)[..., None, None] * np.eye(2))
+    broken.append(fault)
+    with pytest.raises(RuntimeError) as caught:
+        kernel.gram(np.eye(4))
+    assert str(caught.value) == fault
+    assert caught.value.__cause__ is not caught.value
 
 
 @pytest.mark.parametrize("sparse", [True, False])

@@ -49,7 +49,7 @@ def _matches(name: str, chosen: Names | None) -> bool:
 
 
 def check_mode(module: torch.nn.Module) -> None:
-    """Refuse layers whose rows depend on each other or on chance, that change parameters, or show no functions."""
+    """Refuse layers that mix rows, draw random numbers, change parameters, or are compiled by torch.jit."""
     nn: Any = torch.nn.modules
     for name, layer in module.named_modules():
         label = f"layer {name!r}, {type(layer).__name__}," if name else type(layer).__name__

@@ -20,6 +20,8 @@ from widelimit.torch.uses import Place, Site, Watch
 
 SIGNALS = 2**25
 """Bytes of backward signals made at once, about: more leave the processor's caches."""
+FUNCTORCH = ("vmap", "functorch", "torch.func", "batching rule", "doesn't have storage")
+"""Words of PyTorch's errors for functions that cannot be differentiated within torch.func or vmap."""
 Factors = dict[Place, list[Factor | Patched]]
 Blocks = list[tuple[slice, Factors]]
 Of = Callable[[Any, Any], Any]
@@ -135,8 +137,9 @@ class RowJacobian:
             require_outputs(trial, own)
             try:
                 found.append((slice(i, i + 1), self._block(own, row, batched=False)))
-            except (RuntimeError, NotImplementedError) as error:
-                raise _not_followed(error) from error
+            except RuntimeError as error:
+                refuse_functorch(error)
+                raise
         return found
 
     def _block(self, trial: Trial, rows: Any, *, batched: bool) -> Factors:
@@ -173,19 +176,21 @@ class RowJacobian:
         return pieces.factors()
 
 
-def _not_followed(error: Exception) -> Exception:
-    """Return the error for a module whose row is computed and cannot be differentiated under a watch."""
-    if isinstance(error, torch.cuda.OutOfMemoryError) or "not enough memory" in str(error):
-        return error
+def refuse_functorch(error: Exception) -> None:
+    """Refuse a module that PyTorch cannot differentiate under a watch, by the error of a row; others pass.
+
+    Raises: ValueError: the error is that of a checkpoint, of torch.func or of vmap.
+    """
     if isinstance(error, CheckpointError):
-        return ValueError(
+        raise ValueError(
             "the module computes parts of it again in the backward pass (torch.utils.checkpoint), where its parameters "
             "cannot be followed: turn that off, in Hugging Face modules by module.gradient_checkpointing_disable()."
-        )
-    return ValueError(
-        f"the module cannot be differentiated: {first_line(error)[:200]} Write it in plain functions of torch, without "
-        f"torch.func inside."
-    )
+        ) from error
+    if any(word in str(error).lower() for word in FUNCTORCH):
+        raise ValueError(
+            f"the module cannot be differentiated: {first_line(error)[:200]} Write it in plain functions of torch, "
+            f"without torch.func inside."
+        ) from error
 
 
 def explicit_names(watch: Watch) -> frozenset[str]:

@@ -29,6 +29,8 @@ class KeptFactors:
     """The factors of the blocks that were used last are kept, on disk or in memory, within a limit of bytes."""
 
     def __init__(self) -> None:
+        self.users = 0
+        """Matrices that are computed with these now."""
         self._found: OrderedDict[Hashable, tuple[Filled, float]] = OrderedDict()
 
     def get(self, key: Hashable) -> Filled | None:
@@ -44,7 +46,7 @@ class KeptFactors:
         """Return an empty store for `size` bytes of n rows' factors; the oldest others go, those needed stay.
 
         Without a disk all that is kept takes `limit` bytes at most; on a disk half of what is free. The folder of a
-        store goes with it.
+        store is removed with the last reference to it: a call in progress may read it.
 
         Raises: OSError: a full disk.
         """
@@ -54,8 +56,7 @@ class KeptFactors:
         for key in [key for key in self._found if key not in needed]:
             if held + size <= limit:
                 break
-            held -= self._found[key][1]
-            self._drop(key)
+            held -= self._found.pop(key)[1]
         if not disk:
             return Filled(Store(n, None, like), {})
         require_disk(size)
@@ -70,13 +71,10 @@ class KeptFactors:
 
     def clear(self) -> None:
         """Remove all that is kept."""
-        for key in list(self._found):
-            self._drop(key)
-
-    def _drop(self, key: Hashable) -> None:
-        (store, _), _ = self._found.pop(key)
-        if store.path:
-            shutil.rmtree(store.path, ignore_errors=True)
+        while self._found:
+            _, ((store, _), _) = self._found.popitem()
+            if store.path:
+                shutil.rmtree(store.path, ignore_errors=True)
 
 
 def key_of(rows: Any, trial: Trial, labels: tuple[str, ...]) -> Hashable:
@@ -98,15 +96,15 @@ def kept_of(owner: Any) -> KeptFactors | None:
 
 @contextmanager
 def keeping(owner: Any, lock: AbstractContextManager[Any]) -> Iterator[None]:
-    """Keep factors for the tiles of one matrix, and remove them at its end; `lock` is held while tiles use them."""
-    kept = KeptFactors()
-    if owner in _of:  # for another matrix
-        yield
-        return
-    _of[owner] = kept
+    """Keep factors for the tiles of matrices, and remove them when the last one ends; tiles use them under `lock`."""
+    with lock:
+        kept = _of.setdefault(owner, KeptFactors())
+        kept.users += 1
     try:
         yield
     finally:
         with lock:
-            del _of[owner]
-            kept.clear()
+            kept.users -= 1
+            if not kept.users:
+                del _of[owner]
+                kept.clear()

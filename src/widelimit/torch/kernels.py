@@ -26,8 +26,8 @@ from widelimit.validation import Array
 
 By = Literal["parameter", "layer", "block"]
 BY: tuple[By, ...] = ("parameter", "layer", "block")
-_ONE = threading.Lock()
-"""Tiles of a matrix come from several threads: one at a time stays within the memory."""
+_ONE = threading.RLock()
+"""Tiles of a matrix come from several threads: one at a time stays within the memory. A progress callback may call."""
 
 
 def whole(_: str) -> str:

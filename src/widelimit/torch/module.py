@@ -29,7 +29,7 @@ from widelimit.torch.jacobian import (
     run,
     whole_jacobian,
 )
-from widelimit.torch.kept import Filled, kept_of, key_of
+from widelimit.torch.kept import Filled, KeptFactors, kept_of, key_of
 from widelimit.torch.plan import LayerCost, ModulePlan
 from widelimit.torch.rowwise import require_rowwise_module
 from widelimit.torch.store import Store, folder
@@ -186,7 +186,7 @@ class ModuleJacobian:
         jacobian, rows = self.prepare(*given)
         trials, split = self._trials(jacobian, rows)
         require_rowwise_module(jacobian, *rows)
-        n, m, like = inputs.length(rows[0]), inputs.length(rows[-1]), _like(jacobian)
+        n, m, like, kept = inputs.length(rows[0]), inputs.length(rows[-1]), _like(jacobian), kept_of(self)
         size = float(like.element_size()) * n * m * np.prod(split.tail, dtype=float)
         memory.require(size, "the kernel", limit=free(self.device))  # it is made there, and copied to the host
         out = {labels(name): like.new_zeros(n, m, *split.tail) for name in self.names}
@@ -194,10 +194,10 @@ class ModuleJacobian:
         while mixed:
             largest = max(trials, key=lambda trial: sum(_row_numbers(trial, self.trained)))
             longest = max(map(inputs.length, rows))
-            count = 2 * longest if kept_of(self) else sum(map(inputs.length, rows))
+            count = 2 * longest if kept else sum(map(inputs.length, rows))
             sizes = self.sizes(largest, count, like.element_size())
-            with folder(sizes.stored, disk=sizes.disk and not kept_of(self)) as path, torch.no_grad():
-                filled = self._fill(path, jacobian, trials, rows, sizes, split, labels)
+            with folder(sizes.stored, disk=sizes.disk and not kept) as path, torch.no_grad():
+                filled = self._fill(path, kept, jacobian, trials, rows, sizes, split, labels)
                 stores = tuple(part.store for part in filled)
                 diagonal = filled[0].diagonal if len(filled) == 1 else {}
                 mixed = overlapping(place for store in stores for place in store.kinds)
@@ -223,11 +223,11 @@ class ModuleJacobian:
         return trials, split
 
     def _fill(
-        self, path: Path | None, jacobian: RowJacobian, trials: tuple[Trial, ...], rows: tuple[Any, ...],
-        sizes: Sizes, split: OutputSplit, labels: Labels,
+        self, path: Path | None, kept: KeptFactors | None, jacobian: RowJacobian, trials: tuple[Trial, ...],
+        rows: tuple[Any, ...], sizes: Sizes, split: OutputSplit, labels: Labels,
     ) -> tuple[Filled, ...]:  # fmt: skip
         """Return the factors of all rows, and the kernels of rows with themselves: computed, or kept from before."""
-        kept, like = kept_of(self), _like(jacobian)
+        like = _like(jacobian)
         found: list[Filled] = []
         named = tuple(map(labels, self.names))
         keys = [None if kept is None else key_of(part, trial, named) for part, trial in zip(rows, trials, strict=True)]
@@ -286,18 +286,18 @@ class ModuleJacobian:
         jacobian, (rows,) = self.prepare(self.rows("X", X))
         trial, split = self.trial(jacobian, rows)
         require_rowwise_module(jacobian, rows)
-        n = inputs.length(rows)
-        like = _like(jacobian)
+        n, like, kept = inputs.length(rows), _like(jacobian), kept_of(self)
         out = {labels(name): np.zeros((n, *split.tail), like.cpu().numpy().dtype) for name in self.names}
-        if kept_of(self):
+        if kept:
             sizes = self.sizes(trial, 2 * n, like.element_size())
             with torch.no_grad():
-                (filled,) = self._fill(None, jacobian, (trial,), (rows,), sizes, split, labels)
+                (filled,) = self._fill(None, kept, jacobian, (trial,), (rows,), sizes, split, labels)
             out |= {label: values.cpu().numpy() for label, values in filled.diagonal.items()}
-        for block in slices(n, self.sizes(trial, n, like.element_size()).rows) if not kept_of(self) else ():
-            for there, found in self._blocks(jacobian, trial, rows, block):
-                for label, values in own(found, split, labels).items():
-                    out[label][there] = values.cpu().numpy()
+        else:
+            for block in slices(n, self.sizes(trial, n, like.element_size()).rows):
+                for there, found in self._blocks(jacobian, trial, rows, block):
+                    for label, values in own(found, split, labels).items():
+                        out[label][there] = values.cpu().numpy()
         self.require_finite(jacobian, trial, out, {"X": rows})
         return {label: split.axes.zipped(found, 1) for label, found in out.items()}
 

@@ -11,7 +11,7 @@ from widelimit.kernels.empirical import factors
 from widelimit.kernels.empirical.factors import Affine, Explicit, Factor, Lookup
 from widelimit.messages import first_line
 from widelimit.torch import inputs
-from widelimit.torch.jacobian import RowJacobian, Trial
+from widelimit.torch.jacobian import RowJacobian, Trial, refuse_functorch
 from widelimit.torch.patches import Patched
 from widelimit.torch.store import plain
 
@@ -43,7 +43,11 @@ def verified_trial(jacobian: RowJacobian, rows: Any) -> Trial:
     if _differing(right, again, TOLERANCE[dtype]):
         raise ValueError("the module is random: the same row gives other derivatives at every call (dropout, noise).")
     for _ in range(3):
-        wrong = _differing(right, _of_factors(jacobian, trial, few, weights), TOLERANCE[dtype])
+        try:
+            wrong = _differing(right, _of_factors(jacobian, trial, few, weights), TOLERANCE[dtype])
+        except RuntimeError as error:
+            refuse_functorch(error)
+            raise
         if not wrong:
             known[seen_as] = whole
             return trial
