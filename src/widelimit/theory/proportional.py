@@ -37,7 +37,7 @@ _PROBED = np.multiply.outer([-1.0, 1.0], np.geomspace(1e-6, 1e6, 97)).ravel()
 @final
 @dataclass(frozen=True)
 class ProportionalPosterior:
-    """The output sqrt(Q) g + h, g ~ GP(0, K), h ~ GP(0, F), has this posterior at m points (`proportional_posterior`)."""
+    """The output sqrt(Q) g + h, g ~ GP(0, K), h ~ GP(0, F), has this posterior at m points."""
 
     width: tuple[int, ...]
     """Of each hidden layer."""
