@@ -96,15 +96,7 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
             f"are taken; give Repeat smaller times."
         )
     at = next((i for i, own in enumerate(layers) if not (own.on_sites if inputs.sites else own.on_inputs)), 0)
-    first = layers[at] if layers else None
-    branches = inputs.kind in ("rows", "graph") and _read_inputs(first, inputs)
-    if not (isinstance(first, (Dense, Conv, LocallyConnected, Recurrent)) or branches):
-        what = repr(first) if layers else "no layers"
-        raise ValueError(
-            f"layers[{at}]: a network begins with wl.layers.Dense(), which reads the inputs, behind LayerNorm() or "
-            f"Scale(..) if need be; got {what:.80}. Branches may read rows if each begins with wl.layers.Dense(): "
-            f"x + f(x), and activations, need signals whose width grows."
-        )
+    _require_reader(layers[at] if layers else None, f"layers[{at}]", inputs)
     placed, sites = whole.place(Sites(inputs.sites, whole.mixes_sites, inputs.kind), "layers")
     placed.traits(Traits(gaussian=False, centred=False, random=False), "layers")
     if any(n > 1 for n in sites.sizes):
@@ -115,18 +107,37 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
     return placed.layers
 
 
-def _read_inputs(layer: Any, inputs: Inputs) -> bool:
-    """Return True for branches that each begin with a dense layer, or with such branches.
+def _require_reader(first: Layer | None, path: str, inputs: Inputs) -> None:
+    """Refuse a first layer that does not read inputs, and branches that do not each begin with a dense layer.
 
-    Scales may stand before it, in graphs sums over nodes.
+    Scales may stand before it, in graphs sums over nodes. Raises: ValueError.
     """
-    if not isinstance(layer, Branches):
-        return isinstance(layer, Dense)
-    before = (Aggregate, AveragePool) if inputs.sites else Scale
-    return all(
-        _read_inputs(next((own for own in part.layers if not isinstance(own, before)), None), inputs)
-        for part in layer.parts
+    if isinstance(first, (Dense, Conv, LocallyConnected, Recurrent)):
+        return
+    if isinstance(first, Branches) and inputs.kind in ("rows", "graph"):
+        _require_readers(first, path, inputs)
+        return
+    what = "no layers" if first is None else repr(first)
+    raise ValueError(
+        f"{path}: a network begins with wl.layers.Dense(), which reads the inputs, behind LayerNorm() or Scale(..) if "
+        f"need be; got {what:.80}. Branches may read rows if each begins with wl.layers.Dense(): x + f(x), and "
+        f"activations, need signals whose width grows."
     )
+
+
+def _require_readers(layer: Branches, path: str, inputs: Inputs) -> None:
+    before = (Aggregate, AveragePool) if inputs.sites else Scale
+    for k, part in enumerate(layer.parts):
+        i, own = next(((i, own) for i, own in enumerate(part.layers) if not isinstance(own, before)), (0, None))
+        place = f"{path}.branch[{k}]" + f"[{i}]" * (own is not None)
+        if isinstance(own, Branches):
+            _require_readers(own, place, inputs)
+        elif not isinstance(own, Dense):
+            what = "the rows themselves" if own is None else repr(own)
+            raise ValueError(
+                f"{place}: a branch that reads rows begins with wl.layers.Dense(); got {what:.80}. Other layers, and "
+                f"x + f(x), need signals whose width grows: put wl.layers.Dense() before {path}."
+            )
 
 
 def _parameterized(layers: tuple[Layer, ...], parameterization: str, base_width: Any, learning_rates: Any) -> Network:
