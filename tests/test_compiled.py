@@ -107,7 +107,15 @@ def test_tests_after_the_end_of_a_run_are_skipped_and_those_before_it_are_not(mo
     for until, skipped in ((time.time() - 1, True), (time.time() + 60, False), (None, False)):
         monkeypatch.setenv("TESTS_UNTIL", str(until)) if until else monkeypatch.delenv("TESTS_UNTIL")
         try:
-            conftest.pytest_runtest_setup()
+            conftest.leave_out_what_is_late()
             assert not skipped
         except pytest.skip.Exception:
             assert skipped
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("_", range(2))
+def test_every_test_draws_the_same_numbers(_):
+    assert RNG.standard_normal() == np.random.default_rng(0).standard_normal()
