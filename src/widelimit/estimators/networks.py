@@ -217,7 +217,7 @@ class Fitted(FittedGaussian):
         """Compute mean and variance of f, with K(Z, X) once."""
         law = self.law
         if not isinstance(law, Posterior):
-            return self.mean(Z), self.variance(Z)
+            return FittedGaussian.moments(self, Z)
         assert self.coefficients is not None
         to_the_bit_of_a_file = law.fit._replace(weights=self.coefficients)
         mean, variance = replace(law, fit=to_the_bit_of_a_file).predict(Z)

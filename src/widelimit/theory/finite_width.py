@@ -11,7 +11,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation
-from widelimit.architecture.chain import branch_of
+from widelimit.architecture.builders import dense_chain
 from widelimit.architecture.inputs import Rows
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
@@ -24,7 +24,6 @@ from widelimit.validation import Array
 _MOST = 1e100
 _RESOLVED = 1e-4
 """Agreement of two rules in every moment, far below what the next order of 1/width adds."""
-_ACTIVATION = type(branch_of(["identity"], "layers")[0])
 
 
 @final
@@ -208,19 +207,15 @@ def dense_steps(net: Any) -> tuple[Dense, list[Step]]:
     """Return the first dense layer, and each activation with the dense layer behind it. Raises: TypeError."""
     if not isinstance(net, Network):
         raise TypeError(f"net must be a network, as wl.mlp(depth=3) makes one, got {validation.shown(net)}.")
-    first, *rest = net.whole.units
-    steps = [
-        Step(next(a.activations()), d)
-        for a, d in zip(rest[::2], rest[1::2], strict=False)
-        if isinstance(a, _ACTIVATION) and isinstance(d, Dense)
-    ]
+    dense = dense_chain(net)
     usual = net.parameterization == "ntk" and net.learning_rates is None and isinstance(net.inputs, Rows)
-    if not (usual and isinstance(first, Dense) and 2 * len(steps) == len(rest)):
+    if not (usual and dense):
         raise TypeError(
             "net must have layers Dense, activation, Dense, .. on rows in the NTK parameterisation with one learning "
             "rate, as wl.mlp makes them; others are not described at finite width."
         )
-    return first, steps
+    phis = (next(unit.activations()) for unit in net.units[1::2])
+    return dense[0], [Step(phi, after) for phi, after in zip(phis, dense[1:], strict=True)]
 
 
 def hidden_widths(width: Any, hidden: int) -> tuple[int, ...]:

@@ -190,7 +190,7 @@ def _values(phi: Activation, u: np.ndarray) -> np.ndarray:
 
 def _data(net: Network, X: np.ndarray, y: np.ndarray, noise: float, probes: np.ndarray) -> _Data:
     """Diagonalise K beside noise and F. Raises: ValueError: noise = 0 where it has to be larger."""
-    *layers, _ = net.whole.units
+    *layers, _ = net.units
     last = dense_steps(net)[1][-1].after
     k = nngp(network(*layers, replace(last, bias_std=0.0), inputs=net.inputs))
     gram, cross = np.array(k.gram(X)), np.asarray(k.cross(X, probes))
