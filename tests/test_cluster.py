@@ -61,6 +61,7 @@ def workplace(tmp_path_factory):
         "distributed.worker.multiprocessing-method": "forkserver",  # modules are imported once
         "distributed.worker.preload": [str(HERE / "cluster_hooks.py")],
         "distributed.comm.timeouts.connect": "20s",
+        "distributed.deploy.lost-worker-timeout": "1h",  # see the test of workers that Dask gives up
         # A fork server has the environment of its start, and a second module's workers come from the same one.
         "distributed.nanny.environ": {cluster_hooks.FOLDER: str(folder)},
     }
@@ -93,14 +94,17 @@ def client(cluster, workplace):
 
 def scale(cluster, client, count):
     cluster.scale(count)
-    again, deadline = time.monotonic() + 20, time.monotonic() + 60
-    while len(client.nthreads()) != count:
-        assert time.monotonic() < deadline
-        if time.monotonic() > again:  # Dask gives a worker up that came back under the name of one that was killed
-            cluster.scale(0)
-            cluster.scale(count)
-            again = deadline
+    assert comes(lambda: len(client.nthreads()) == count, 60)
+
+
+def comes(condition, seconds):
+    """Return True when the condition holds, False if it does not within the time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.05)
+    return True
 
 
 def tell(workplace, **faults):
@@ -183,6 +187,40 @@ def test_an_innocent_task_may_lose_more_workers_than_dask_allows(
     with pytest.raises(distributed.KilledWorker) as caught:
         wl.stored_gram(K, X, tmp_path / "L.zarr", client, budget=BUDGET)
     assert caught.value.__notes__[0].startswith("in the task tile-")  # or one that waited there
+
+
+def kill_only_worker(cluster, client):
+    """Kill it, and return its nanny, which starts it again; the scheduler knows that it is lost."""
+    (nanny,) = cluster.workers.values()
+    os.kill(nanny.process.pid, signal.SIGKILL)
+    assert comes(lambda: not client.nthreads(), 20)
+    return nanny
+
+
+def test_a_worker_that_dask_gives_up_is_replaced_where_the_cluster_adapts_to_a_number(
+    workplace, tmp_path, whole, monkeypatch
+):
+    """A cluster gives up a worker that is gone at 15 s after any of its deaths, also where it had come back between."""
+    tell(workplace, seconds=0.01)
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}),  # it is gone then, at every death
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None, memory_limit=0, silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        nanny = kill_only_worker(cluster, client)
+        assert comes(lambda: nanny.status == distributed.Status.closed, 30)
+        assert list(cluster.worker_spec) == [nanny.name]  # the cluster wants it still, and nobody starts it
+        assert not comes(client.nthreads, 3)
+        monkeypatch.setattr(engines, "WAITING", 0.5)
+        with pytest.warns(UserWarning, match=r"no workers for 0 s.*cluster.adapt\(minimum=n, maximum=n\)"):
+            threading.Timer(2.0, cluster.adapt, kwargs={"minimum": 1, "maximum": 1}).start()
+            array = wl.stored_gram(K, X, tmp_path / "K.zarr", client, budget=BUDGET)
+        assert (array[:] == whole).all()
+        kill_only_worker(cluster, client)
+        assert comes(client.nthreads, 30)
+    (workplace / "faults.json").unlink()
 
 
 def test_a_full_disk_is_reported_and_the_next_call_does_the_rest(cluster, client, workplace, tmp_path, whole):

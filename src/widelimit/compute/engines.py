@@ -139,7 +139,8 @@ class Dask(Engine):
             self.working = time.monotonic()
         elif time.monotonic() - self.working > WAITING:
             warnings.warn(
-                f"the Dask scheduler has had no workers for {WAITING:.0f} s; tasks wait for one. Start workers, or "
+                f"the Dask scheduler has had no workers for {WAITING:.0f} s; tasks wait for one. Start workers (a "
+                "LocalCluster or SLURMCluster that has given up killed ones: cluster.adapt(minimum=n, maximum=n)), or "
                 "interrupt and call again later: finished tasks are kept.",
                 stacklevel=2,
             )
