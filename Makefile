@@ -47,7 +47,7 @@ test-browser: .venv-browser/.ready  ## Run the tests of the explorer's page in C
 	.venv-browser/bin/python -m pytest tests/test_explorer_in_a_browser.py
 
 test-cluster: .venv-cluster/.ready  ## Run the tests on a simulated cluster and object store: workers killed, disks full
-	.venv-cluster/bin/python -m pytest tests/test_cluster.py tests/test_cluster_cholesky.py
+	.venv-cluster/bin/python -m pytest tests/test_cluster.py tests/test_cluster_cholesky.py tests/test_cluster_docs.py
 
 test-libraries: .venv-libraries/.ready  ## Run the tests of kernels inside GPyTorch, BoTorch, tinygp and GPJax
 	.venv-libraries/bin/python -m pytest tests/test_libraries.py

@@ -6,7 +6,6 @@ And an object store, served by moto. `make test-cluster` has the packages.
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -442,17 +441,6 @@ def test_mistakes_with_an_object_store_are_named(bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(OSError, match=r"s3://bucket/K.zarr: .*and the network"):
         wl.stored_gram(K, X, f"{bucket}/K.zarr")
-
-
-@pytest.mark.parametrize("heading", ["One machine", "Dask on one machine"])
-def test_the_examples_of_one_machine_run(heading, workplace, tmp_path, monkeypatch):
-    del workplace
-    text = (HERE.parent / "docs" / "cluster.md").read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
-    block = re.search(r"```py(?:thon)?\n(.*?)```", text, flags=re.DOTALL)[1]
-    monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": "__main__"}
-    exec(compile(block, "cluster.md", "exec"), namespace)
-    assert namespace["K"].shape == (200, 200)
 
 
 CLI = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from widelimit.cli import main; main()"
