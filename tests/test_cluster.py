@@ -213,8 +213,8 @@ def test_a_worker_that_dask_gives_up_is_replaced_where_the_cluster_adapts_to_a_n
         assert list(cluster.worker_spec) == [nanny.name]  # the cluster wants it still, and nobody starts it
         assert not comes(client.nthreads, 3)
         monkeypatch.setattr(engines, "WAITING", 0.5)
+        threading.Timer(3.0, cluster.adapt, kwargs={"minimum": 1, "maximum": 1}).start()
         with pytest.warns(UserWarning, match=r"no workers for 0 s.*cluster.adapt\(minimum=n, maximum=n\)"):
-            threading.Timer(2.0, cluster.adapt, kwargs={"minimum": 1, "maximum": 1}).start()
             array = wl.stored_gram(K, X, tmp_path / "K.zarr", client, budget=BUDGET)
         assert (array[:] == whole).all()
         kill_only_worker(cluster, client)
@@ -348,6 +348,18 @@ def test_a_closed_and_an_asynchronous_client_are_refused(client, tmp_path):
     with pytest.raises(ValueError, match=r"the Dask client is not connected \(it is closed\)"):
         wl.stored_gram(K, X, tmp_path / "K.zarr", client)
     assert not (tmp_path / "K.zarr").exists()
+
+
+@pytest.mark.parametrize("late", [0.0, 0.02])
+def test_a_client_that_is_closed_in_the_middle_is_named(late, cluster, client, workplace, tmp_path, whole):
+    """Dask's own error depends on the moment: a task that cannot be sent, or one that is cancelled."""
+    scale(cluster, client, 1)
+    tell(workplace, seconds=0.01)
+    other = distributed.Client(cluster)
+    seen = Seen(20, (lambda: threading.Timer(late, other.close).start()) if late else other.close)
+    with pytest.raises(ConnectionError, match="the Dask client is closed, or its scheduler is gone; finished tasks"):
+        wl.stored_gram(K, X, tmp_path / "K.zarr", other, budget=BUDGET, progress=seen.add)
+    assert (wl.stored_gram(K, X, tmp_path / "K.zarr", client, budget=BUDGET)[:] == whole).all()
 
 
 def test_workers_of_another_version_or_with_other_bits_are_refused(cluster, client, tmp_path, monkeypatch):

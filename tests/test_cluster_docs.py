@@ -1,6 +1,6 @@
-"""The examples of docs/cluster.md run: programs on a cluster of this machine, scripts and manifests by their commands."""
+"""The examples of docs/cluster.md run: programs on a cluster here, the script and the manifest by their commands."""
 
-# ruff: noqa: F811, pytest's fixtures are imported from another module
+
 import os
 import re
 import shutil
@@ -104,8 +104,8 @@ def batch(script):
 
 
 @pytest.mark.parametrize("heading", ["One machine", "Dask on one machine"])
-def test_the_examples_of_one_machine_run(heading, workplace, here):
-    del workplace
+@pytest.mark.usefixtures("workplace", "here")
+def test_the_examples_of_one_machine_run(heading):
     assert run(blocks(heading, "py python")[0])["K"].shape == (200, 200)
 
 
@@ -122,10 +122,9 @@ def run(code):
         ("Kubernetes", "dask_kubernetes.operator", "KubeCluster"),
     ],
 )
-def test_the_examples_of_many_machines_run_on_a_cluster_here(
-    heading, module, name, workplace, here, bucket, monkeypatch
-):
-    """Their cluster is that of the tests; the real one says, where its package is installed, if it takes the options."""
+@pytest.mark.usefixtures("workplace", "here", "bucket")
+def test_the_examples_of_many_machines_run_on_a_cluster_here(heading, module, name, monkeypatch):
+    """Where the package of their cluster is installed, it says if it takes the options."""
     (code,) = blocks(heading, "py")
     asked = []
 
@@ -151,7 +150,8 @@ def test_the_examples_of_many_machines_run_on_a_cluster_here(
             assert "--nthreads 16" in slurm.job_script()
 
 
-def test_the_manifest_for_kubernetes_is_sound_and_its_commands_run(here, bucket):
+@pytest.mark.usefixtures("bucket")
+def test_the_manifest_for_kubernetes_is_sound_and_its_commands_run(here):
     """Labels match; scheduler and worker are started by the manifest's commands, here instead of in pods."""
     yaml = pytest.importorskip("yaml")
     (text,) = blocks("Kubernetes", "yaml")

@@ -128,12 +128,15 @@ def test_interruption_stops_within_a_tile_and_keeps_the_finished_ones(tmp_path, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": wl.nngp(wl.mlp(**NET))}, "of another kernel"),
-        ({"k": wl.ntk(wl.mlp(**{**NET, "bias_std": 0.3000001}))}, "of another kernel"),
-        ({"k": K + wl.linear()}, "of another kernel"),
-        ({"X": np.vstack([X[:-1], X[:1]])}, "of other data"),
-        ({"X": X.astype(np.float32)}, "of other data"),
-        ({"X": X[:70]}, "of other data"),
+        ({"k": wl.nngp(wl.mlp(**NET))}, r'of another kernel: it says kernel.class = "NTK", and this is "NNGP"'),
+        (
+            {"k": wl.ntk(wl.mlp(**{**NET, "bias_std": 0.3000001}))},
+            r"of another kernel: it says kernel.net.layers\[0\].bias_std = 0.3, and this is 0.3000001",
+        ),
+        ({"k": K + wl.linear()}, "of another kernel: it says kernel.class"),
+        ({"X": np.vstack([X[:-1], X[:1]])}, "of other data: it says data.sha256"),
+        ({"X": X.astype(np.float32)}, 'of other data: it says data.dtype = "float64", and this is "float32"'),
+        ({"X": X[:70]}, r"of other data: it says data.shape = \[\d+, \d\], and this is \[70, \d\]"),
     ],
 )
 def test_a_store_of_something_else_is_refused(store, change, message):

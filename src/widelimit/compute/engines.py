@@ -55,6 +55,10 @@ class Engine(abc.ABC):
         """Cancel what has not begun, and wait for what has, unless it is lost."""
 
     @abc.abstractmethod
+    def require_open(self) -> None:
+        """Raise a ConnectionError if the way to the workers is closed for good."""
+
+    @abc.abstractmethod
     def check(self) -> bool:
         """Return True if somebody is there who could finish a task. Raises an error if no future will ever be done."""
 
@@ -83,6 +87,9 @@ class Pool(Engine):
     def cancel(self, futures: Iterable[Future[Any]], *, lost: bool) -> None:
         begun = [future for future in futures if not future.cancel()]
         wait([] if lost else begun)
+
+    def require_open(self) -> None:
+        pass
 
     def check(self) -> bool:
         return not isinstance(self.executor, ThreadPoolExecutor)
@@ -123,12 +130,15 @@ class Dask(Engine):
             with suppress(NoAnswer):
                 asked(self.client.cancel, list(futures))
 
-    def check(self) -> bool:
+    def require_open(self) -> None:
         if self.client.status in ("closing", "closed"):
             raise ConnectionError(
                 "the Dask client is closed, or its scheduler is gone; finished tasks are kept. Connect to a scheduler "
                 "and call again."
             )
+
+    def check(self) -> bool:
+        self.require_open()
         try:
             self.capacity()
         except NoAnswer:

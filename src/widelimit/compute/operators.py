@@ -153,7 +153,7 @@ class StoredOperator(Operator):
         return out
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        v = np.ascontiguousarray(v)  # pickling does that to an array with gaps, and BLAS has other bits for other strides
+        v = np.ascontiguousarray(v)  # as pickling does; BLAS has other bits for other strides
         return np.concatenate(self._each(stored_rows.product, [(part, v) for part in self._stored.tasks()]))
 
     def dense(self) -> np.ndarray:

@@ -5,7 +5,6 @@ The array's attributes say of which kernel and data it is.
 
 import contextlib
 import dataclasses
-import errno
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -53,8 +52,8 @@ def store_gram(
     plan = tiles.plan_of(prepared, n, n, d, X.dtype, symmetric=True, budget=budget)
     manifest = {
         "kernel": description(kernel),
-        "values": tile_tasks.probe(prepared, X),
         "data": description(X),
+        "values": tile_tasks.probe(prepared, X),  # last: an error names what differs first
     }
     store = open_store(place, GRAM, manifest, n=n, edge=plan.edge, dtype=X.dtype, share=1.0)
     if store.edge > plan.edge:
@@ -88,9 +87,8 @@ def _fill(work: Work, source: Work | Address, client: Any, report: Report) -> No
     there = set(place.keys(TILES))
     if lost := [at for at in todo if f"{TILES}{at[0]}/{at[1]}" not in there]:
         raise OSError(
-            errno.ENOENT,
-            f"{len(lost)} tiles were computed and are not in {place.name}: workers on other machines need a path "
-            "that leads to the same files everywhere (a shared file system or an object store)",
+            f"{len(lost)} tiles were computed and are not in {place.name}: workers in other processes need a path "
+            "that leads to the same files everywhere (a shared file system or an object store, no memory)."
         )
 
 

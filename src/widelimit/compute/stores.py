@@ -275,10 +275,11 @@ def _edge_of_same(place: Place, kind: Contents, manifest: dict[str, Any]) -> int
             "has no copy; choose another path, or remove it. Nothing was changed."
         )
     if not same:
-        name, what = _difference(known[0], manifest, kind) or ("", "")
+        fact, what = _difference(known[0], manifest, kind) or ("", "")
+        name, old, new = _first_difference(fact, known[0].get(fact), manifest[fact])
         raise ValueError(
-            f"{place.name} is {kind.noun} {what}: it says {name} = {_short(known[0].get(name))}, and this is "
-            f"{_short(manifest[name])}; choose another path, or remove it. Nothing was changed."
+            f"{place.name} is {kind.noun} {what}: it says {name} = {_short(old)}, and this is {_short(new)}; choose "
+            "another path, or remove it. Nothing was changed."
         )
     return int(same[0]["tile"])
 
@@ -299,6 +300,18 @@ def _manifest_of(place: Place, name: str, kind: Contents) -> dict[str, Any] | No
 def _difference(found: dict[str, Any], manifest: dict[str, Any], kind: Contents) -> tuple[str, str] | None:
     """Return the first fact in which they differ, and how."""
     return next(((name, what) for name, what in kind.facts if found.get(name) != manifest.get(name)), None)
+
+
+def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """Descend in two different values of JSON to what differs first; returns its name and both."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        key = next(key for key in {**new, **old} if key not in old or key not in new or old[key] != new[key])
+        return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        i = next(i for i in range(len(old)) if old[i] != new[i])
+        if isinstance(old[i], dict | list):
+            return _first_difference(f"{name}[{i}]", old[i], new[i])
+    return name, old, new
 
 
 def _short(value: Any) -> str:

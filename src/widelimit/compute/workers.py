@@ -220,8 +220,10 @@ class _Flight:
                 del self.flying[future]
         except NoAnswer:
             raise
-        except BaseException:
+        except BaseException as error:
             lost = False
+            if isinstance(error, Exception):
+                self.engine.require_open()  # what a client says that is closed at work depends on the moment
             raise
         finally:
             self.engine.cancel(self.flying, lost=lost)
