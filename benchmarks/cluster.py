@@ -111,7 +111,12 @@ def _kills(k: Any, X: np.ndarray, folder: Path) -> list[dict[str, Any]]:
     os.environ[cluster_hooks.FOLDER] = str(folder.resolve())
     hooks, done, ended = str(TESTS / "cluster_hooks.py"), [], threading.Event()
     with (
-        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        dask.config.set(
+            {
+                "distributed.worker.multiprocessing-method": "forkserver",
+                "distributed.deploy.lost-worker-timeout": "1h",  # at 15 s workers may be given up
+            }
+        ),
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None, preload=hooks, silence_logs=50, memory_limit=0
         ) as cluster,

@@ -453,6 +453,11 @@ def test_mistakes_with_an_object_store_are_named(bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(OSError, match=r"s3://bucket/K.zarr: .*and the network"):
         wl.stored_gram(K, X, f"{bucket}/K.zarr")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(OSError, match=r"s3://bucket/K.zarr: no credentials: AWS_ACCESS_KEY_ID is not set"):
+        wl.stored_gram(K, X, f"{bucket}/K.zarr")
 
 
 CLI = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from widelimit.cli import main; main()"

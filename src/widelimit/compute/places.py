@@ -23,6 +23,8 @@ from widelimit.writing import atomic_write
 
 CLIENTS = ("obstore", "botocore", "aiobotocore", "gcsfs", "adlfs", "azure")
 """Packages that speak to object stores; their errors are none of Python's."""
+ROLE = "/latest/api/token"
+"""Where Amazon's machines are asked for their role, when no credentials are given."""
 
 
 @final
@@ -158,7 +160,10 @@ def remote_errors(place: Place) -> Iterator[None]:
             raise
         if place.folder is not None:
             raise
+        cause = _first_line(error)
+        if ROLE in cause:
+            cause = "no credentials: AWS_ACCESS_KEY_ID is not set, and no service gives this machine a role"
         raise OSError(
-            f"{place.name}: {_first_line(error)}. Finished tiles are kept. Look at the address, the credentials "
+            f"{place.name}: {cause}. Finished tiles are kept. Look at the address, the credentials "
             "(AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...) and the network, here and on the workers, and call again."
         ) from error
