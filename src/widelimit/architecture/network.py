@@ -14,6 +14,7 @@ import numpy as np
 
 from widelimit import memory, validation
 from widelimit.activations.base import Activation, Memo
+from widelimit.architecture.centring import less_means
 from widelimit.architecture.chain import Serial
 from widelimit.architecture.combine import Branches
 from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs_of_images
@@ -98,7 +99,7 @@ class Network:
     @property
     def body(self) -> Serial:
         """Return the layers after the first, which embeds rows; all layers, where inputs are images."""
-        return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[len(self.reads) :])
+        return less_means(Serial(*self.layers[0 if self.inputs.sites else len(self.reads) :]))
 
     @property
     def _compact(self) -> Serial:
