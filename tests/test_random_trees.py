@@ -1,5 +1,6 @@
 """Random trees of layers: both kernels beside a recursion in 60 digits that knows nothing of the library's."""
 
+import jax
 import mpmath as mp
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ import tree_oracle
 import widelimit as wl
 from random_trees import ACTIVATIONS, FREE_OF_SCALE, random_tree
 from tree_oracle import exact
+from widelimit.interpreter import interpreted
 
 BASE = np.random.default_rng(0).standard_normal((3, 4))
 ROWS = np.stack([BASE[0], BASE[1], BASE[0] * (1 + 1e-9), BASE[0] + 1e-11, -BASE[1], np.zeros(4)])
-QUICK, FAULTY = (3, 5, 6, 7, 9, 10, 12), 12
+QUICK, FAULTY = (3, 5, 6, 7, 9, 10, 12), 9
 """Those of `make test` have every layer and activation between them."""
 OTHERS = [seed for seed in range(200) if seed not in QUICK]
-SEEDS = [*QUICK, *(pytest.param(seed, marks=[pytest.mark.slow, pytest.mark.claims]) for seed in OTHERS)]
+SLOW = [pytest.mark.slow, pytest.mark.claims]
+SEEDS = [*QUICK, *(pytest.param(seed, marks=SLOW) for seed in OTHERS)]
 
 
 def grams_of(layers, X):
@@ -61,6 +64,41 @@ def test_random_trees_at_any_scale(seed, dtype, scale):
     layers, described = random_tree(seed, kinds=FREE_OF_SCALE, biases=(0.0,))
     X = np.delete(ROWS, 3, axis=0).astype(dtype) * dtype(scale)
     assert worst(described, X, grams_of(layers, X)) <= 64
+
+
+def entry(kernel, x, y):
+    return kernel.pairwise(kernel.encode(x[None]), kernel.encode(y[None]), same=False)[0, 0]
+
+
+def slopes(kernel, x, y):
+    """By the numbers of the layers, and by x."""
+    found, by_x = interpreted(jax.grad(entry, argnums=(0, 1)))(kernel, x, y)
+    named = jax.tree_util.tree_leaves_with_path(found)
+    return by_x, np.array([leaf for path, leaf in named if path[-1].name in ("weight_std", "bias_std", "factor")])
+
+
+PAIRS = [(0, 1), (0, 0), (1, 4), (5, 0), (0, 2)]
+"""Of `ROWS`: far ones, equal ones, opposite ones, one at zero, near duplicates."""
+
+
+@pytest.mark.parametrize("kind", [wl.ntk, pytest.param(wl.nngp, marks=SLOW)])
+@pytest.mark.parametrize("seed", [9, *(pytest.param(seed, marks=SLOW) for seed in range(9))])
+def test_gradients_of_random_trees(seed, kind):
+    """To 1e-8 of the largest slope, and of K/|x|; where Theta has a cusp, that is the mean of both sides."""
+    layers, described = random_tree(seed, drop=False)
+    seen = False
+    with jax.enable_x64(True):
+        kernel = jax.tree.map(np.float64, kind(wl.network(*layers)))
+        for i, j in PAIRS:
+            x, y = ROWS[i], ROWS[j]
+            size = float(interpreted(entry)(kernel, x, y)) / (np.linalg.norm(x) or 1)
+            for found, known in zip(
+                slopes(kernel, x, y), tree_oracle.slopes(described, x, y, kind is wl.ntk), strict=True
+            ):
+                room = 1e-8 * max(np.abs(known).max(), size)
+                assert np.abs(found - known).max() <= room
+                seen = seen or np.abs(1.001 * found - known).max() > room
+    assert seen
 
 
 def branches_of(described):

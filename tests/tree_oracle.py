@@ -154,10 +154,37 @@ def _sum(ends):
 
 def exact(layers, x, y, *, same=False):
     """(Sigma, Theta) of two rows of floats; with `same` of a row with itself, as on the diagonal of a Gram matrix."""
-    x, y = ([mp.mpf(float(v)) for v in point] for point in (x, y))
+    x, y = ([v if isinstance(v, mp.mpf) else mp.mpf(float(v)) for v in point] for point in (x, y))
     raw = [mp.fdot(a, b) / len(x) for a, b in ((x, x), (x, y), (y, y))]
     state = merged(parts_after(layers, [(mp.mpf(1), (*raw, ZERO, ZERO, ZERO))], same))
     return state[1], state[3]
+
+
+def numbers(layers):
+    """The lists of a description that hold numbers, each once, in the order of the network's leaves."""
+    found = []
+    for layer in [layer for layer in layers if isinstance(layer, list) and layer]:
+        own = [layer] if layer[0] in ("d", "f", "scale") else numbers(layer)
+        found += [one for one in own if not any(one is known for known in found)]
+    return found
+
+
+def slopes(layers, x, y, kind):
+    """Central differences of Sigma (kind 0) or Theta (1) by x, and by the numbers of the layers, in high precision."""
+    step = mp.mpf(10) ** -25
+    x = [mp.mpf(float(v)) for v in x]
+
+    def by(place, k):
+        kept, ends = place[k], []
+        for sign in (1, -1):
+            place[k] = mp.mpf(kept) + sign * step
+            ends.append(exact(layers, x, y)[kind])
+        place[k] = kept
+        return float((ends[0] - ends[1]) / (2 * step))
+
+    with mp.workdps(90):
+        rows = [by(x, k) for k in range(len(x))]
+        return np.array(rows), np.array([by(layer, k) for layer in numbers(layers) for k in range(1, len(layer))])
 
 
 def worst(described, X, grams):
