@@ -439,6 +439,30 @@ def test_branches_that_read_rows(act):
         wl.network(Sum(Dense(), Dense()), act, Dense(), parameterization="standard", base_width=64)
 
 
+BLOCKS = {
+    "first": ([Repeat([Dense(W, B), "relu"], 3), Dense(W, B)], [*["d", "relu"] * 3, "d"]),
+    "in branches": (
+        [Sum([Repeat([Scale(0.5), Dense(W, B), "gelu"], 2)], Dense(0.7)), Dense(W, B)],
+        [["sum", ["half", "d", "gelu"] * 2, [["d", 0.7, 0]]], "d"],
+    ),
+    "of branches": (
+        [Scale(0.5), Repeat([Concatenate(Dense(W, B), Dense(0.7)), LayerNorm(), "relu"], 2), Dense(W, B)],
+        ["half", *[["beside", 0.5, ["d"], 0.5, [["d", 0.7, 0]]], "norm", "relu"] * 2, "d"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_repeated_blocks_that_read_rows(name):
+    layers, described = BLOCKS[name]
+    net = wl.network(*layers)
+    found, planted = worst(described, HARD, by_numpy.limits(net, HARD))
+    assert found <= 64 * np.finfo(float).eps < planted
+    params = net.init(0, input_dim=4, width=4, output_dim=2)
+    assert jax.eval_shape(net.apply, params, BASE.astype(np.float32)).shape == (3, 2)
+    assert wl.read_network(repr(net)) == net
+
+
 def test_an_activation_of_masked_signals_is_one_of_scaled_signals_masked():
     a, key = jnp.asarray(BASE), jax.random.key(0)
     found = jnp.tanh(Dropout(0.6).draw_and_apply((), a, key))
@@ -493,6 +517,8 @@ def test_masks_of_dropout_have_the_moments_of_the_limit():
             [Sum(Dense(), [Scale(2.0), Sum(Dense(), [LayerNorm(), Dense()])]), Dense()],
             "layers[0].branch[1][1].branch[1][0]: a",
         ),
+        ([Repeat(["relu", Dense()], 2), Dense()], "layers[0].block[0]: a block that reads rows begins with"),
+        ([Sum(Dense(), [Repeat([Residual(Dense())], 2)]), Dense()], "layers[0].branch[1][0].block[0].branch[0]: a"),
         ([Dense(), "relu"], "layers[1]: a network ends with"),
         ([Dense(), "relu", "gelu", Dense()], "layers[2]: an activation needs Gaussian signals"),
         ([Dense(), Residual("relu"), Dense()], "layers[1]: Residual(Activate('relu')) adds signals to a function of"),

@@ -70,11 +70,14 @@ def entry(kernel, x, y):
     return kernel.pairwise(kernel.encode(x[None]), kernel.encode(y[None]), same=False)[0, 0]
 
 
+NUMBERS = ("weight_std", "bias_std", "factor")
+
+
 def slopes(kernel, x, y):
     """By the numbers of the layers, and by x."""
     found, by_x = interpreted(jax.grad(entry, argnums=(0, 1)))(kernel, x, y)
     named = jax.tree_util.tree_leaves_with_path(found)
-    return by_x, np.array([leaf for path, leaf in named if path[-1].name in ("weight_std", "bias_std", "factor")])
+    return by_x, np.array([leaf for path, leaf in named if getattr(path[-1], "name", "") in NUMBERS])
 
 
 PAIRS = [(0, 1), (0, 0), (1, 4), (5, 0), (0, 2)]
