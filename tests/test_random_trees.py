@@ -70,12 +70,13 @@ def entry(kernel, x, y):
     return kernel.pairwise(kernel.encode(x[None]), kernel.encode(y[None]), same=False)[0, 0]
 
 
+of_entry = jax.grad(entry, argnums=(0, 1))
 NUMBERS = ("weight_std", "bias_std", "factor")
 
 
 def slopes(kernel, x, y):
     """By the numbers of the layers, and by x."""
-    found, by_x = interpreted(jax.grad(entry, argnums=(0, 1)))(kernel, x, y)
+    found, by_x = interpreted(of_entry)(kernel, x, y)
     named = jax.tree_util.tree_leaves_with_path(found)
     return by_x, np.array([leaf for path, leaf in named if getattr(path[-1], "name", "") in NUMBERS])
 
@@ -85,7 +86,7 @@ PAIRS = [(0, 1), (0, 0), (1, 4), (5, 0), (0, 2)]
 
 
 @pytest.mark.parametrize("kind", [wl.ntk, pytest.param(wl.nngp, marks=SLOW)])
-@pytest.mark.parametrize("seed", [9, *(pytest.param(seed, marks=SLOW) for seed in range(9))])
+@pytest.mark.parametrize("seed", [14, *(pytest.param(seed, marks=SLOW) for seed in range(10))])
 def test_gradients_of_random_trees(seed, kind):
     """To 1e-8 of the largest slope, and of K/|x|; where Theta has a cusp, that is the mean of both sides."""
     layers, described = random_tree(seed, drop=False)

@@ -74,14 +74,14 @@ class Network:
     def first(self) -> Dense:
         """Return the dense layer that reads the inputs, as they are or as layers before it leave them.
 
-        Where branches or a block read them it is none of the network's: their law is that of a layer that is not trained.
+        Where branches or a block read them it is none of the network's: their law is that of an untrained layer.
         """
         last = self.reads[-1] if self.reads else None
         return last if isinstance(last, Dense) else Dense(trained=False)
 
     @property
     def reads(self) -> tuple[Layer, ...]:
-        """Return the layers before `body`: up to the first dense one, or up to branches or a block that read the inputs."""
+        """Return the layers before `body`: up to the first dense one, or to branches or a block that read inputs."""
         at = [layer.on_inputs for layer in self.layers].index(False)
         return self.layers[: at + isinstance(self.layers[at], Dense)]
 
