@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-import jax
-
-from widelimit.architecture.chain import Serial
+from widelimit.architecture.chain import Combined, Serial
 from widelimit.architecture.combine import Branches, Residual, Sum
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.normalisation import LayerNorm
@@ -21,10 +19,11 @@ def less_means(body: Serial) -> Serial:
     The signals between may be scaled, and added to others: an input's constant remains one. Not where the width has
     parts of several laws, whose constants differ.
     """
-    parts = jax.tree.leaves(body, is_leaf=lambda part: isinstance(part, LayerNorm))
-    if not any(isinstance(part, LayerNorm) for part in parts):
-        return body
-    return Serial(*_walk(body.layers, _START, False)[0])
+    return Serial(*_walk(body.layers, _START, False)[0]) if _has_norm(body) else body
+
+
+def _has_norm(layer: Layer) -> bool:
+    return isinstance(layer, LayerNorm) or (isinstance(layer, Combined) and any(map(_has_norm, layer.inner)))
 
 
 def _walk(layers: tuple[Layer, ...], before: Traits, free: bool) -> tuple[tuple[Layer, ...], bool]:
