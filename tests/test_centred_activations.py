@@ -83,6 +83,18 @@ def test_layers_between_an_activation_and_a_norm(name):
         assert "nearly constant" in str(error)  # noqa: PT017
 
 
+@pytest.mark.parametrize("name", NEARLY_CONSTANT)
+def test_compiled_programs_in_float32_at_any_scale(name):
+    """XLA makes one quotient of two, whose denominator was below float32 for Gaussians of rows of 1e15."""
+    net = wl.network(Dense(), ACTIVATIONS[name], LayerNorm(), Dense(1.0, 0.5))
+    for scale in (1e-15, 1e15):
+        X = (scale * BASE).astype(np.float32)
+        for found, known in zip(wl.limits(net).gram(X), by_numpy.limits(net, X.astype(float)), strict=True):
+            size = np.sqrt(np.outer(np.diag(known), np.diag(known)))
+            room = 64 * np.finfo(np.float32).eps
+            assert np.abs(found / size - known / size).max() <= room < np.abs(1.001 * found / size - known / size).max()
+
+
 @pytest.mark.parametrize("phi", ["sigmoid", "softplus"])
 def test_tabulated_activations_that_are_nearly_linear(phi):
     """Of rows of 1e-6 their norm is that of the signals, up to 1e-12 and the 1e-10 of tables."""

@@ -159,7 +159,9 @@ def _correlate_centred_gaussians(
     excess = (further + apart**2 / 4) / (root + middle) + further + spread**2 / 2
     whole, common = root * (1 + root), sizes[0] * sizes[1]
     after = gap * (2 - gap) * (common / whole) + excess / whole
-    return signals.positive_correlation(after), signals.with_sign((1 - gap) * (common / square) / root, correlation)
+    inverse = 1 / root  # of quotients of quotients XLA makes one, with r^3 below it, which underflows
+    slope = (1 - gap) * (common * inverse * inverse * inverse)
+    return signals.positive_correlation(after), signals.with_sign(slope, correlation)
 
 
 @final
