@@ -29,6 +29,11 @@ def parameter(default: float, check: Callable[[str, Any], object], *, static: bo
     return field(default=default, metadata={"check": check, "static": static})
 
 
+def off_mean() -> Any:
+    """Declare a field that is True of phi less its mean over the signals of each input, made by `less_mean`."""
+    return field(default=False, metadata={"static": True}, init=False, repr=False)
+
+
 ANY_DEPTH = 2**31
 
 
@@ -81,6 +86,13 @@ class Activation(abc.ABC):
         `correlate` may leave the rounding of 1 in it, where that is cheaper.
         """
         return after
+
+    def less_mean(self) -> "Activation":
+        """Return phi less a constant of each input, with duals that keep their digits where phi is nearly constant.
+
+        For layers that take the mean off. The same phi where its mean is no large part of it, or is not known apart.
+        """
+        return self
 
     @property
     def numbers_per_input(self) -> int:

@@ -114,7 +114,7 @@ def _require_reader(first: Layer | None, path: str, inputs: Inputs) -> None:
     """
     if isinstance(first, (Dense, Conv, LocallyConnected, Recurrent)):
         return
-    if isinstance(first, Branches) and inputs.kind in ("rows", "graph"):
+    if isinstance(first, (Branches, Repeat)) and inputs.kind in ("rows", "graph"):
         _require_readers(first, path, inputs)
         return
     what = "no layers" if first is None else repr(first)
@@ -125,18 +125,21 @@ def _require_reader(first: Layer | None, path: str, inputs: Inputs) -> None:
     )
 
 
-def _require_readers(layer: Branches, path: str, inputs: Inputs) -> None:
+def _require_readers(layer: Branches | Repeat, path: str, inputs: Inputs) -> None:
     before = (Aggregate, AveragePool) if inputs.sites else Scale
-    for k, part in enumerate(layer.parts):
+    repeated = isinstance(layer, Repeat)
+    for k, part in enumerate([Serial(*layer.block)] if isinstance(layer, Repeat) else layer.parts):
         i, own = next(((i, own) for i, own in enumerate(part.layers) if not isinstance(own, before)), (0, None))
-        place = f"{path}.branch[{k}]" + f"[{i}]" * (own is not None)
-        if isinstance(own, Branches):
+        place = f"{path}.block" if repeated else f"{path}.branch[{k}]"
+        place += f"[{i}]" * (own is not None)
+        if isinstance(own, (Branches, Repeat)):
             _require_readers(own, place, inputs)
         elif not isinstance(own, Dense):
             what = "the rows themselves" if own is None else repr(own)
             raise ValueError(
-                f"{place}: a branch that reads rows begins with wl.layers.Dense(); got {what:.80}. Other layers, and "
-                f"x + f(x), need signals whose width grows: put wl.layers.Dense() before {path}."
+                f"{place}: a {'block' if repeated else 'branch'} that reads rows begins with wl.layers.Dense(); got "
+                f"{what:.80}. Other layers, and x + f(x), need signals whose width grows: put wl.layers.Dense() before "
+                f"{path}."
             )
 
 

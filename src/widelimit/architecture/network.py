@@ -14,8 +14,8 @@ import numpy as np
 
 from widelimit import memory, validation
 from widelimit.activations.base import Activation, Memo
+from widelimit.architecture.centring import less_means
 from widelimit.architecture.chain import Serial
-from widelimit.architecture.combine import Branches
 from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs_of_images
 from widelimit.architecture.inputs import Inputs, Rows, float_dtype
 from widelimit.architecture.layers import Dense
@@ -74,16 +74,16 @@ class Network:
     def first(self) -> Dense:
         """Return the dense layer that reads the inputs, as they are or as layers before it leave them.
 
-        Where branches read them it is none of the network's: their law is that of a layer that is not trained.
+        Where branches or a block read them it is none of the network's: their law is that of an untrained layer.
         """
         last = self.reads[-1] if self.reads else None
         return last if isinstance(last, Dense) else Dense(trained=False)
 
     @property
     def reads(self) -> tuple[Layer, ...]:
-        """Return the layers before `body`: up to the first dense one, or up to branches that read the inputs."""
+        """Return the layers before `body`: up to the first dense one, or to branches or a block that read inputs."""
         at = [layer.on_inputs for layer in self.layers].index(False)
-        return self.layers[: at + (not isinstance(self.layers[at], Branches))]
+        return self.layers[: at + isinstance(self.layers[at], Dense)]
 
     @property
     def embedding(self) -> tuple[Layer, ...]:
@@ -98,7 +98,7 @@ class Network:
     @property
     def body(self) -> Serial:
         """Return the layers after the first, which embeds rows; all layers, where inputs are images."""
-        return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[len(self.reads) :])
+        return less_means(Serial(*self.layers[0 if self.inputs.sites else len(self.reads) :]))
 
     @property
     def _compact(self) -> Serial:

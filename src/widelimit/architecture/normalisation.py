@@ -133,16 +133,22 @@ class LayerNorm(Unweighted):
             return tuple(_grid_at_sites(part, self.sites) for part in parts)
         if len(parts) == 1:
             return Layer.survey_parts(self, parts, path, ranges)
+        _enter_spread(merge(parts, interpreted)[0].mean, path, ranges)
         return _over_the_width(parts, interpreted)[0]
 
     def traits(self, before: Traits, path: str) -> Traits:
         return before._replace(centred=before.centred or (len(before.shares) == 1 and self.sites is None))
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
-        if mean is not None:
-            spread, known = 1 - np.asarray(mean()) ** 2, ranges.get((*path, SPREAD), (1.0, 1.0))
-            ranges[*path, SPREAD] = min(known[0], spread.min()), min(known[1], spread[1:].min(initial=1))
+        _enter_spread(mean, path, ranges)
         return Layer.survey(self, signal, None, path, ranges)
+
+
+def _enter_spread(mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> None:
+    """Enter the least variance over mean square before a norm, from the mean over the root mean square."""
+    if mean is not None:
+        spread, known = 1 - np.asarray(mean()) ** 2, ranges.get((*path, SPREAD), (1.0, 1.0))
+        ranges[*path, SPREAD] = min(known[0], spread.min()), min(known[1], spread[1:].min(initial=1))
 
 
 def _over_the_width(parts: Parts, run: Callable[[Any], Any]) -> tuple[Parts, tuple[Memo, ...]]:

@@ -10,7 +10,7 @@ import numpy as np
 from widelimit import series, signals, validation
 from widelimit.activations.base import ANY_DEPTH, Activation, Memo, parameter
 from widelimit.activations.row_groups import of_patch_by_rows
-from widelimit.pytrees import pytree
+from widelimit.pytrees import changed, pytree
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance
 
@@ -64,6 +64,9 @@ class Erf(Activation):
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jax.scipy.special.erf(self.b * u) + self.c
+
+    def less_mean(self) -> Activation:
+        return changed(self, c=0.0)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         signal = signals.multiply(signal, self.b)

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from widelimit import validation
-from widelimit.activations.base import Activation, Memo, parameter
-from widelimit.pytrees import pytree
+from widelimit.activations.base import Activation, Memo, off_mean, parameter
+from widelimit.pytrees import changed, pytree
 from widelimit.series import polynomial, safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import EXPONENT_LIMIT, Correlation, Variance, exponent_of, limit, power_of_two, within
+from widelimit.signals import EXPONENT_LIMIT, Correlation, Variance, exponent_of, limit, power_of_two, with_sign, within
 
 LARGEST_DEGREE = 10
 """The slope of the series is right to about 2 degree eps, and the pair phase costs four sums of so many terms.
@@ -49,23 +49,25 @@ def _powers(base: jax.Array, largest: int) -> list[jax.Array]:
 def _correlate_series(x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
     """rho_after = f(rho) = sum_j c_j rho^j with c_j = w_j w'_j, and its slope. Source: Daniely et al. 2016.
 
-    1 - f(rho) = sum_j (w_j - w'_j)^2/2 + (1 - rho) f[1, rho], and 1 + f(rho) likewise from f[-1, rho] with the sign of
-    the even w'_j turned: by divided differences, so that both gaps vanish where they should.
+    With r = |rho| and w'_j with the sign of w_j, 1 - f(rho) is the sum of (w_j - w'_j)^2/2, of |c_j| (1 - r^j) for the
+    terms c_j rho^j >= 0 and of |c_j| (1 + r^j) for the others; in 1 + f(rho) these two kinds change places. The powers
+    are divided differences: nothing cancels at either end, where even functions have f = 1.
     """
-    rho = correlation.rho
-    value = x[-1] * y[-1]
-    to_one = to_minus_one = slope = jnp.zeros_like(value * rho)
-    separation = separation_plus = jnp.zeros_like(value)
+    rho, gap = correlation.rho, correlation.gap
+    zero = jnp.zeros_like(x[-1] * y[-1] * rho)
+    value = [zero, zero]  # of the terms of sign + and of the others, at r
+    rise, total, slope, whole, separation = [zero, zero], [zero, zero], zero, zero, zero
     for j in range(len(x) - 1, -1, -1):
-        separation = separation + (x[j] - y[j]) ** 2
-        separation_plus = separation_plus + (x[j] - y[j] if j % 2 else x[j] + y[j]) ** 2
-        if j:
-            to_one, to_minus_one, slope = to_one + value, value - to_minus_one, slope * rho + value
-            value = value * rho + x[j - 1] * y[j - 1]
-    one_minus, one_plus = (
-        separation / 2 + correlation.one_minus * to_one,
-        separation_plus / 2 + correlation.one_plus * to_minus_one,
-    )
+        other = with_sign(y[j], correlation) if j % 2 else y[j]
+        agree = x[j] * other >= 0
+        other = jnp.where(agree, other, -other)
+        weight = x[j] * other
+        separation = separation + (x[j] - other) ** 2
+        for k, own in enumerate((jnp.where(agree, weight, 0), jnp.where(agree, 0, weight))):
+            value[k], total[k] = value[k] * (1 - gap) + own, total[k] + own
+            rise[k] = rise[k] + (value[k] if j else 0)
+        slope, whole = slope * rho + whole, whole * rho + x[j] * y[j]
+    one_minus, one_plus = (separation / 2 + gap * rise[k] + total[1 - k] + value[1 - k] for k in (0, 1))
     return Correlation(within(one_minus), within(one_plus)), slope
 
 
@@ -116,6 +118,7 @@ class Polynomial(Activation):
     """
 
     coefficients: tuple[float | jax.Array, ...]
+    centred: bool = off_mean()
     name: ClassVar[str] = "polynomial"
 
     def __post_init__(self) -> None:
@@ -132,6 +135,12 @@ class Polynomial(Activation):
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return polynomial(self.coefficients, u)
+
+    def less_mean(self) -> Activation:
+        return changed(self, coefficients=(0.0, *self.coefficients[1:]), centred=True)
+
+    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.zeros_like(deviation) if self.centred else Activation.mean(self, deviation)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         signal = limit(signal)
@@ -153,7 +162,7 @@ class Polynomial(Activation):
         ):
             term = value * power * power_of_two(k * signal.exponent - largest, dtype)
             weights = [w + term * c for w, c in zip(weights, _in_hermite(k), strict=False)] + weights[k + 1 :]
-        square, normalised = _normalise(weights)
+        square, normalised = _normalise([jnp.zeros_like(weights[0]), *weights[1:]] if self.centred else weights)
         return Variance(square, largest).normalise(), normalised
 
     def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
@@ -175,6 +184,7 @@ class Hermite(Activation):
     """
 
     degree: int = parameter(2, _degree, static=True)
+    centred: bool = off_mean()
     name: ClassVar[str] = "hermite"
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
@@ -182,6 +192,12 @@ class Hermite(Activation):
         for k in range(1, self.degree):
             before, value = value, (u * value - math.sqrt(k) * before) / math.sqrt(k + 1)
         return value
+
+    def less_mean(self) -> Activation:
+        return self if self.degree % 2 else changed(self, centred=True)
+
+    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.zeros_like(deviation) if self.centred else Activation.mean(self, deviation)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         n, dtype = self.degree, signal.value.dtype
@@ -192,12 +208,14 @@ class Hermite(Activation):
         excess = signal.value * shrink**2 - power_of_two(-2 * unit, dtype)
         deviations, excesses = _powers(safe_sqrt(signal.value) * shrink, n), _powers(excess / 2, n // 2)
         weights = [jnp.zeros_like(signal.value)] * (n + 1)
-        for m in range(n // 2 + 1):
+        least = 2 if self.centred else 0  # the lowest power of s, taken out
+        for m in range((n - least) // 2 + 1):
             j = n - 2 * m
             factor = math.sqrt(math.factorial(n)) / (math.factorial(m) * math.sqrt(math.factorial(j)))
-            weights[j] = factor * excesses[m] * deviations[j]
+            weights[j] = factor * excesses[m] * deviations[j - least]
         square, normalised = _normalise(weights)
-        return Variance(square, n * unit).normalise(), normalised
+        lowest = Variance(signal.value**least, least * (signal.exponent - unit))
+        return Variance(square * lowest.value, n * unit + lowest.exponent).normalise(), normalised
 
     def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         return _correlate_series(x, y, correlation)

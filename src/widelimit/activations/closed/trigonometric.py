@@ -1,15 +1,15 @@
 """phi(u) = sin(u), cos(u) and u + sin(u)^2 (snake) have duals that are exponentials of the covariance."""
 
 import math
-from typing import ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series, signals, validation
-from widelimit.activations.base import Activation, Memo, parameter
-from widelimit.pytrees import pytree
+from widelimit.activations.base import Activation, Memo, off_mean, parameter
+from widelimit.pytrees import changed, pytree
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance
 
@@ -128,6 +128,46 @@ class _SinMemo(NamedTuple):
     even: jax.Array
 
 
+class CentredWaveMemo(NamedTuple):
+    """The waves U and U/sqrt(2), and the shares of sin U and of cos U less its mean."""
+
+    wave: _WaveMemo
+    half: _WaveMemo
+    odd: jax.Array
+    even: jax.Array
+
+
+def encode_centred_wave(signal: Variance, odd: Any, even: Any) -> tuple[Variance, CentredWaveMemo]:
+    """Return (variance, memo) of odd sin U + even (cos U - E[cos U]), U ~ N(0, signal).
+
+    E[(cos U)^2] - E[cos U]^2 = (1 - exp(-s^2))^2/2: all digits of small signals stay.
+    """
+    wave, half = _wave_memo(signal), _wave_memo(signals.multiply(signal, math.sqrt(0.5)))
+    small = (signal.exponent < 0) | (signal.value == 0)
+    root = jnp.where(small, signal.value * (half.falls / (2 * half.s**2)), half.falls)
+    rest = Variance(root**2 / 2, jnp.where(small, 2 * signal.exponent, 0)).normalise()
+    sizes = (jnp.asarray(size, signal.value.dtype) for size in (odd, even))
+    parts = (_sine_variance(signal, wave.falls, wave.s), rest)
+    total, *shares = signals.add_variances(*map(signals.multiply, parts, sizes))
+    return total, CentredWaveMemo(wave, half, *shares)
+
+
+def correlate_centred_waves(
+    x: CentredWaveMemo, y: CentredWaveMemo, correlation: Correlation
+) -> tuple[Correlation, jax.Array]:
+    """Return the correlation of odd sin U + even (cos U - E[cos U]), and its slope.
+
+    That of cos U less its mean is the square of that of sin(U/sqrt(2)).
+    """
+    gap = correlation.gap
+    odd, odd_slope = _sines(x.wave, y.wave, _wave_pair(x.wave, y.wave, gap), gap)
+    root, root_slope = _sines(x.half, y.half, _wave_pair(x.half, y.half, gap), gap)
+    even, even_slope = root * (2 - root), 2 * (1 - root) * root_slope
+    parts = (signals.correlation_from_gap(odd, correlation.positive), signals.positive_correlation(even))
+    after = signals.sum_signals((x.odd, x.even), (y.odd, y.even), parts)
+    return after, x.odd * y.odd * odd_slope + x.even * y.even * signals.with_sign(even_slope, correlation)
+
+
 @final
 @pytree
 class Sin(Activation):
@@ -145,24 +185,33 @@ class Sin(Activation):
 
     a: float | jax.Array = parameter(1.0, validation.factor)
     b: float | jax.Array = parameter(0.0, validation.offset)
+    centred: bool = off_mean()
     name: ClassVar[str] = "sin"
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.sin(self.a * u + self.b)
 
+    def less_mean(self) -> Activation:
+        return changed(self, centred=True)
+
     def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        return jnp.sin(self.b) * jnp.exp(-((self.a * deviation) ** 2) / 2)
+        mean = jnp.sin(self.b) * jnp.exp(-((self.a * deviation) ** 2) / 2)
+        return jnp.zeros_like(mean) if self.centred else mean
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         signal = signals.multiply(signal, self.a)
         wave = _wave_memo(signal)
         phase = jnp.asarray(self.b, signal.value.dtype)
+        if self.centred:
+            return encode_centred_wave(signal, jnp.cos(phase), jnp.sin(phase))
         odd = signals.multiply(_sine_variance(signal, wave.falls, wave.s), jnp.cos(phase))
         even = signals.multiply(Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)), jnp.sin(phase))
         total, odd_share, even_share = signals.add_variances(odd, even)
         return total, _SinMemo(wave, odd_share, even_share)
 
-    def correlate(self, x: _SinMemo, y: _SinMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+    def correlate(self, x: Any, y: Any, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        if self.centred:
+            return correlate_centred_waves(x, y, correlation)
         pair = _wave_pair(x.wave, y.wave, correlation.gap)
         odd, odd_slope = _sines(x.wave, y.wave, pair, correlation.gap)
         even, even_slope = _cosines(x.wave, y.wave, pair)
@@ -184,19 +233,27 @@ class Cos(Activation):
     """
 
     a: float | jax.Array = parameter(1.0, validation.factor)
+    centred: bool = off_mean()
     name: ClassVar[str] = "cos"
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.cos(self.a * u)
 
+    def less_mean(self) -> Activation:
+        return changed(self, centred=True)
+
     def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        return jnp.exp(-((self.a * deviation) ** 2) / 2)
+        return jnp.zeros_like(deviation) if self.centred else jnp.exp(-((self.a * deviation) ** 2) / 2)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        if self.centred:
+            return encode_centred_wave(signals.multiply(signal, self.a), 0.0, 1.0)
         wave = _wave_memo(signals.multiply(signal, self.a))
         return Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)).normalise(), wave
 
-    def correlate(self, x: _WaveMemo, y: _WaveMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+    def correlate(self, x: Any, y: Any, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        if self.centred:
+            return correlate_centred_waves(x, y, correlation)
         gap, slope = _cosines(x, y, _wave_pair(x, y, correlation.gap))
         return signals.positive_correlation(gap), signals.with_sign(slope, correlation)
 

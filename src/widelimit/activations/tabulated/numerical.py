@@ -1,11 +1,13 @@
 """phi is any function: its duals are looked up in tables made by quadrature."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import field, replace
 from typing import Any, ClassVar, Self, final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
@@ -25,6 +27,19 @@ QUICK_TERMS = 480
 """Terms of H up to which XLA's older emitters make a tile as fast (measured: u/(1 + u^2) has 474)."""
 SHORT = 320
 """Terms of H up to which a warm call takes so little that encoding is compiled with optimisation (tanh has 300)."""
+
+
+def _half_tanh(u: jax.Array) -> jax.Array:
+    """Return sigmoid(u) - 1/2."""
+    return jnp.tanh(u / 2) / 2
+
+
+def _softplus_less_log_2(u: jax.Array) -> jax.Array:
+    return jnp.where(u < 1, jnp.log1p(jnp.expm1(jnp.minimum(u, 1)) / 2), jax.nn.softplus(u) - math.log(2))
+
+
+_LESS_CONSTANT = ((jax.nn.sigmoid, _half_tanh), (jax.nn.softplus, _softplus_less_log_2))
+"""phi and phi - phi(0), where the former is nearly constant for small u and nowhere else."""
 
 
 @final
@@ -58,6 +73,10 @@ class Numerical(Activation):
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.phi(u)
+
+    def less_mean(self) -> Self:
+        known = [other for phi, other in _LESS_CONSTANT if phi is self.phi]
+        return replace(self, phi=known[0]) if known and self.table is None else self
 
     def prepared(self, low: float, high: float, dtype: Any) -> Self:
         """Return this activation with its tables for standard deviations in [low, high], 0 <= low <= high.
