@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from widelimit.cli.kernel import NETWORK, chosen_kernel
-from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, TableFile, with_options
+from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, with_options
 from widelimit.cli.reporting import note, print_json
 
 _LARGEST = 2000
@@ -18,7 +18,9 @@ _LARGEST = 2000
 @with_options(choices=TABLE, network=NETWORK, output=OUTPUT)
 def learning_curve(
     *,
-    table: TableFile,
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="A file with a header: .csv, .tsv, .txt or .parquet.")
+    ],
     choices: TableChoices,
     sizes: Annotated[
         list[int] | None, typer.Option("--size", min=1, metavar="N", help="Training rows; again for more sizes.")
