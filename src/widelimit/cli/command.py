@@ -15,7 +15,6 @@ from typer.core import TyperCommand
 from widelimit.cli import imports, interruption, program_cache
 from widelimit.cli.reporting import note
 
-
 INSTEAD: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "export": {"": ("port", "browser")},
     "listed": {"": ("quick", "out", "keep", "mnist")},

@@ -18,9 +18,7 @@ _LARGEST = 2000
 @with_options(choices=TABLE, network=NETWORK, output=OUTPUT)
 def learning_curve(
     *,
-    table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="A file with a header: .csv, .tsv, .txt or .parquet.")
-    ],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A file with a header: .csv, .tsv, .txt or .parquet.")],
     choices: TableChoices,
     sizes: Annotated[
         list[int] | None, typer.Option("--size", min=1, metavar="N", help="Training rows; again for more sizes.")
