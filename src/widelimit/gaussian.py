@@ -150,6 +150,8 @@ class Expectation(NamedTuple):
     error: float
 
 
+_LARGEST = 1e60
+"""The largest variance: panels that double up to it are 800 a side."""
 _ROUNDING = 128
 """eps of sqrt(E[f^2] E[g^2]); 82 were seen, near rho = 1 for deviations of 1000 (tests/test_gaussian.py)."""
 
@@ -182,6 +184,9 @@ def gaussian_expectation(
         validation.function(name, function, "a function of an array")
     q1, c, q2 = (validation.finite_scalar(name, v) for name, v in (("q1", q1), ("c", c), ("q2", q2)))
     q1, c, q2 = (float(v) for v in validation.covariances(*(np.float64(v) for v in (q1, c, q2))))
+    for name, variance in (("q1", q1), ("q2", q2)):
+        if variance > _LARGEST:
+            raise ValueError(f"{name} must be at most {_LARGEST:g}, got {variance:g}; scale the arguments of f and g.")
     ends = tuple(sorted(set(validation.numbers_in("kinks", kinks))))
     if q1 < q2:  # The outer panels resolve the first function: the one that varies over fewer deviations.
         f, g, q1, q2 = g, f, q2, q1
@@ -193,10 +198,13 @@ def gaussian_expectation(
     grid = panels(ends, 2.0 ** math.ceil(math.log2(max(s, t, 1.0))))
     with arithmetic(True):
         deviations, numpy = (np.array([s]), np.array([t])), (interpreted(f), interpreted(g))
+        try:
+            sizes = [_second_moment(function, size, grid) for function, size in ((f, s), (g, t))]
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+            raise TypeError("f and g must be written with jax.numpy, without NumPy, float() or if on values.") from None
         coarse, fine = (
             float(pair_sum(*numpy, *deviations, rho, sigma, grid=grid, halved=halved)[0, 0]) for halved in (False, True)
         )
-        sizes = [_second_moment(function, size, grid) for function, size in ((f, s), (g, t))]
     scale = math.sqrt(sizes[0][0] * sizes[1][0])
     left_out = max(end / max(size, _TINY) for size, end in sizes)
     error = abs(fine - coarse) + _ROUNDING * float(np.finfo(np.float64).eps) * scale

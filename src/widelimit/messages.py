@@ -44,6 +44,7 @@ def shown(value: Any) -> str:
         text = short.repr(value)
     except Exception:
         text = f"a {type(value).__name__}"
+    text = " ".join(text.split())
     return text if len(text) <= 2 * LONGEST else f"{text[: 2 * LONGEST - 4]} ..."
 
 

@@ -35,7 +35,7 @@ def progress_bar(requested: bool, *, unit: str = "") -> Iterator[Report]:
     A report with a smaller `done` than before starts a new stage, whose time counts from 0. With a unit the bar shows
     "done/total unit", else per cent. The bar is erased at the end.
     """
-    if not (requested and sys.stderr.isatty()):
+    if not (requested and sys.stderr is not None and sys.stderr.isatty()):
         yield no_progress
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

@@ -279,10 +279,17 @@ def random_key(name: str, value: Any) -> None:
 
 
 def path(name: str, value: Any) -> Path:
-    """Return the path of a file or a folder. Raises: TypeError."""
-    if not isinstance(value, (str, os.PathLike)):
+    """Return the path of a file or a folder. Raises: TypeError; ValueError: a name that no file can have."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
         raise TypeError(f"{name} must be a path, text or a pathlib.Path; got {shown(value)}.")
-    return Path(value)
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        pass
+    else:
+        if "\0" not in os.fspath(value):
+            return Path(value)
+    raise ValueError(f"{name} must be a path; no file can be called {shown(value)}.")
 
 
 def function(name: str, value: Any, what: str) -> Any:
@@ -300,7 +307,7 @@ def one_time(value: Any) -> np.ndarray:
     return array
 
 
-def integer(name: str, value: Any, *, at_least: int, below: float = math.inf) -> int:
+def integer(name: str, value: Any, *, at_least: int, below: float = 2**63) -> int:
     """Return an integer in [at_least, below); bools and floats such as 2.0 are none. Raises: TypeError, ValueError."""
     refuse_forked()
     try:

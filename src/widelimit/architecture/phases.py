@@ -67,6 +67,7 @@ def critical(activation: str | Activation, *, q: float = 1.0) -> tuple[float, fl
     """
     phi = resolve(activation)
     q = float(validation.finite_scalar("q", q, above=0.0))
+    validation.deviation("the square root of q", q**0.5)
     if not phi.has_ntk:
         raise ValueError(f"{phi.name} jumps: E[phi'(u)^2] is infinite, and every network of it is chaotic.")
     weight = 1 / _slope(phi, q)
@@ -91,8 +92,8 @@ def phase(activation: str | Activation, *, weight_std: float, bias_std: float = 
     Source: Poole et al. 2016, arXiv 1606.05340.
     """
     phi = resolve(activation)
-    w2 = float(validation.finite_scalar("weight_std", weight_std, above=0.0)) ** 2
-    b2 = float(validation.finite_scalar("bias_std", bias_std, at_least=0.0)) ** 2
+    w2 = float(validation.deviation("weight_std", weight_std)) ** 2
+    b2 = float(validation.deviation("bias_std", bias_std, zero=True)) ** 2
     q = _fixed_variance(phi, w2, b2)
     slope = w2 * _slope(phi, q) if phi.has_ntk else float("inf")
 

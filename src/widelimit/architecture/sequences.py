@@ -15,6 +15,7 @@ import numpy as np
 from widelimit import memory, validation
 from widelimit.architecture.inputs import Sited
 from widelimit.architecture.structure import Structure
+from widelimit.lossless import refuse_masked
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
@@ -64,8 +65,7 @@ class _Masked(Sited):
         return self._packed(name, X)
 
     def _is_packed(self, X: Any) -> bool:
-        ragged = isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.dtype == object)
-        return not ragged and np.ndim(X) <= 2
+        return not _is_list(X) and np.ndim(X) <= 2
 
     @abc.abstractmethod
     def _packed(self, name: str, X: Any) -> Array:
@@ -170,7 +170,7 @@ class Sequence(_Masked):
         return self._of_array("X", X, lengths, mask)
 
     def _packed(self, name: str, X: Any) -> Array:
-        if isinstance(X, (list, tuple)) or np.asarray(X).dtype == object:
+        if _is_list(X):
             own = [self._signals_of(f"{name}[{i}]", one) for i, one in enumerate(X)]
             rows = self._blank(name, len(own), np.result_type(*own, np.float32) if own else np.float64)
             self._fill(rows, own)
@@ -178,6 +178,8 @@ class Sequence(_Masked):
         return self._of_array(name, X, None, None)
 
     def _mask_of(self, n: int, lengths: Any, mask: Any) -> np.ndarray | None:
+        for name, value in (("mask", mask), ("lengths", lengths)):
+            refuse_masked(name, value)
         if mask is not None:
             found = np.asarray(mask)
             if lengths is not None or found.shape != (n, self.length) or not np.isin(found, (0, 1)).all():
@@ -282,11 +284,14 @@ class Graph(_Masked):
                 f"got {validation.shown(graph)}."
             )
         signals, given = self._signals_of(f"{place}: signals", graph[0]), graph[1]
-        dense = given.toarray() if type(given).__module__.startswith("scipy.sparse") else given
-        adjacency = np.asarray(validation.as_finite_floats(f"{place}: adjacency", dense))
-        if adjacency.shape != (len(signals), len(signals)):
+        shape = np.shape(given)
+        if type(given).__module__.startswith("scipy.sparse"):
+            shape = given.shape
+            given = given.toarray() if shape == (len(signals), len(signals)) else np.zeros(0)
+        adjacency = np.asarray(validation.as_finite_floats(f"{place}: adjacency", given))
+        if shape != (len(signals), len(signals)):
             raise ValueError(
-                f"{place}: the adjacency has shape {adjacency.shape}, and there are {len(signals)} nodes; it must be "
+                f"{place}: the adjacency has shape {shape}, and there are {len(signals)} nodes; it must be "
                 f"({len(signals)}, {len(signals)})."
             )
         return signals, adjacency
@@ -301,16 +306,33 @@ class Graph(_Masked):
         }
 
 
+def _is_list(X: Any) -> bool:
+    """Return True for inputs one by one, of unequal lengths perhaps; anything else is one array, or traced as one."""
+    return isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.dtype == object)
+
+
 def _of_networkx(place: str, graph: Any, features: int) -> tuple[Any, Any]:
-    """Return signals and adjacency of a networkx graph. Raises: ValueError: nodes without features."""
+    """Return signals and adjacency of a networkx graph. Raises: TypeError, ValueError: its features or weights."""
     from networkx import to_scipy_sparse_array
 
-    values = [data.get("features") for _, data in graph.nodes(data=True)]
-    if any(value is None for value in values):
+    values = {node: data.get("features") for node, data in graph.nodes(data=True)}
+    if any(value is None for value in values.values()):
         raise ValueError(
             f'{place}: every node of a networkx graph needs the attribute "features", an array: graph.nodes[v]'
             f'["features"] = [1.0].'
         )
     if not values:
         return np.zeros((0, features)), np.zeros((0, 0))
-    return np.stack([np.atleast_1d(value) for value in values]), to_scipy_sparse_array(graph)
+    for u, v, weight in graph.edges(data="weight", default=1):
+        validation.as_finite_floats(f"{place}: the weight of edge {validation.shown((u, v))}", weight)
+    rows = [_node_features(place, node, value, features) for node, value in values.items()]
+    return np.stack(rows), to_scipy_sparse_array(graph)
+
+
+def _node_features(place: str, node: Any, value: Any, features: int) -> np.ndarray:
+    """Return the features of a networkx graph's node, (features,). Raises: TypeError, ValueError."""
+    name = f'{place}: nodes[{validation.shown(node)}]["features"]'
+    array = np.atleast_1d(validation.as_finite_floats(name, value))
+    if array.shape != (features,):
+        raise ValueError(f"{name} has shape {array.shape}; ({features},) numbers are needed.")
+    return array

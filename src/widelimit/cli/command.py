@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -14,18 +15,37 @@ from typer.core import TyperCommand
 from widelimit.cli import imports, interruption, program_cache
 from widelimit.cli.reporting import note
 
+INSTEAD: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "export": {"": ("port", "browser")},
+    "listed": {"": ("quick", "out", "keep", "mnist")},
+    "solver": {
+        "gram": ("inducing", "iterations", "outputs"),
+        "cholesky": ("inducing", "iterations"),
+        "cg": ("inducing",),
+        "nystrom": ("iterations", "tile"),
+    },
+}
+"""Parameters that do not apply where another one is given, with this value or ("") with any."""
+
 
 @final
 class Command(TyperCommand):
-    """A command takes each option once, except those that may be repeated."""
+    """A command takes each option once, except those that may be repeated, and none that another one leaves idle."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """Parse options and arguments of the line. Raises: UsageError: an option that is given twice."""
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        """Parse options and arguments of the line. Raises: UsageError: one given twice, or one that does not apply."""
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
         given = Counter(parameter.name for parameter in order if parameter.param_type_name == "option")
         for parameter in order:
             if given[parameter.name] > 1 and not parameter.multiple:
                 raise UsageError(f"{parameter.opts[0]} is given {given[parameter.name]} times; give it once.", ctx)
+        names = {parameter.name: parameter.opts[0] for parameter in order}
+        for name in INSTEAD.keys() & names.keys():
+            value = str(values[name]) if values[name] in INSTEAD[name] else ""
+            for other in INSTEAD[name].get(value, ()):
+                if other in names:
+                    said = f"{names[name]} {value}".strip()
+                    raise UsageError(f"{names[other]} does not apply beside {said}; leave it out.", ctx)
         return TyperCommand.parse_args(self, ctx, args)
 
     def invoke(self, ctx: Context) -> Any:

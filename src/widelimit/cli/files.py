@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 FIGURES = (".png", ".pdf", ".svg")
 
 
-def check_output(path: Path, suffixes: Sequence[str], *, option: str = "--out") -> None:
+def check_output(
+    path: Path, suffixes: Sequence[str], *, option: str = "--out", inputs: Sequence[str | Path | None] = ()
+) -> None:
     """Refuse a path that no file can be written to, before the work; a signal during it leaves no half file there.
 
     Raises:
-        ValueError: a suffix that is not in `suffixes`; a parent folder missing or not writable; a folder or device.
+        ValueError: a suffix that is not in `suffixes`; a parent folder missing or not writable; a folder or device; one
+            of the `inputs`, the files that the command reads.
     """
     folder = path.parent
+    if any(given is not None and path.exists() and Path(given).exists() and path.samefile(given) for given in inputs):
+        raise ValueError(f"{option} {path}: is a file that this command reads; choose another name.")
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{option} {path}: no such format {path.suffix!r}; end the name in {', '.join(suffixes)}.")
     if not folder.is_dir():

@@ -46,9 +46,10 @@ def fit(
     """
     from widelimit.cli.files import check_output
 
-    check_output(model, (".npz",), option="--model")
+    inputs = (table, parameters.get("network"))
+    check_output(model, (".npz",), option="--model", inputs=inputs)
     if report is not None:
-        check_output(report, (".html",), option="--report")
+        check_output(report, (".html",), option="--report", inputs=inputs)
     with recorded_warnings() as warned:
         result = _fit(table, choices, estimator, parameters, model, quiet=output.quiet)
     for text in result.data.notes:

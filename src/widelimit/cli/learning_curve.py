@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from widelimit.cli.kernel import NETWORK, chosen_kernel
-from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, TableFile, with_options
+from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, with_options
 from widelimit.cli.reporting import note, print_json
 
 _LARGEST = 2000
@@ -18,7 +18,7 @@ _LARGEST = 2000
 @with_options(choices=TABLE, network=NETWORK, output=OUTPUT)
 def learning_curve(
     *,
-    table: TableFile,
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A file with a header: .csv, .tsv, .txt or .parquet.")],
     choices: TableChoices,
     sizes: Annotated[
         list[int] | None, typer.Option("--size", min=1, metavar="N", help="Training rows; again for more sizes.")
@@ -37,10 +37,10 @@ def learning_curve(
     Columns and a numeric target are standardised, so that an error of 1 is that of the mean; classes are one column
     each. Errors are means of squares over rows left out. At most 2000 rows are used unless --rows is given.
     """
-    from widelimit.cli.files import check_output
+    from widelimit.cli.files import check_output, save_figure
 
     if figure is not None:
-        check_output(figure, (".png",), option="--figure")
+        check_output(figure, (".png",), option="--figure", inputs=(table,))
     X, y, notes = _data(table, choices)
     for text in notes:
         note(text, quiet=output.quiet)
@@ -52,7 +52,7 @@ def learning_curve(
     with terminal.busy_bar("learning curve", quiet=output.quiet):
         curve = wl.generalization(chosen_kernel(kind, network), X, y, sizes=counts, noise=noise, draws=draws)
     if figure is not None:
-        figure_of(curve.plot()).savefig(figure, dpi=200)
+        save_figure(figure_of(curve.plot()), figure)
     if output.as_json:
         print_json(_document(curve, len(X), notes))
     else:

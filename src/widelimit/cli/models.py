@@ -187,6 +187,12 @@ def fit(
     return fit_rows(table, data, made, X, model, {"table": data.schema.document()}, start, quiet=quiet)
 
 
+def _require_inducing_points(made: Any, rows: int) -> None:
+    """Refuse a number of inducing points where none are taken. Raises: ValueError."""
+    if made.inducing != type(made)().inducing and settings.solver(made, rows) != "nystrom":
+        raise ValueError(f"--inducing does not apply to an exact fit to {rows} rows; say --solver nystrom too.")
+
+
 def fit_rows(
     table: TargetTable,
     data: EncodedTable | Pictures | Structured,
@@ -199,6 +205,7 @@ def fit_rows(
     quiet: bool,
 ) -> FitResult:
     """Fit an estimator to inputs X and the target of a table, and write it with `extra`. Raises: as `fit`."""
+    _require_inducing_points(made, len(table.target))
     what = {Pictures: "images", Structured: "inputs"}.get(type(data), "rows")
     with terminal.busy_bar(f"fitting {type(made).__name__} to {len(table.target)} {what}", quiet=quiet):
         made.fit(X, table.target)

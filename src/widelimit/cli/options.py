@@ -72,12 +72,13 @@ class TableChoices:
         Sequence[str], typer.Option(metavar="COLUMN", help="A column of numbers that are categories; may be repeated.")
     ] = ()
     impute: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--impute/--no-impute",
             help="Fill missing values (median, or most frequent category) and flag them; or refuse them.",
+            show_default="impute",
         ),
-    ] = True
+    ] = None
     rows: Annotated[int | None, typer.Option(min=2, metavar="N", help="Use at most so many rows, drawn at random.")] = (
         None
     )
@@ -86,6 +87,12 @@ class TableChoices:
         Sequence[str],
         typer.Option(metavar="COLUMN=LOW,...", help="A column of categories, the lowest first; may be repeated."),
     ] = ()
+
+    def of_columns(self) -> str:
+        """Return the first option given that is for columns of single values only; --drop comes last, "" is none."""
+        filling = "" if self.impute is None else "--impute" if self.impute else "--no-impute"
+        given = {"--categorical": self.categorical, "--ordered": self.ordered, filling: filling, "--drop": self.drop}
+        return next((option for option, value in given.items() if value), "")
 
     @property
     def ranks(self) -> dict[str, list[str]]:
@@ -96,6 +103,8 @@ class TableChoices:
             ranks = [level.strip() for level in levels.split(",")]
             if not sign or len(ranks) < 2 or len(set(ranks)) < len(ranks) or "" in ranks:
                 raise ValueError(f"--ordered {text}: write the column and its categories, as in --ordered size=s,m,l.")
+            if name in found:
+                raise ValueError(f"--ordered {name} is given 2 times; give it once.")
             found[name] = ranks
         return found
 

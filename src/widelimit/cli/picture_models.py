@@ -41,9 +41,8 @@ FULLY_CONNECTED = {"depth": 3, "activation": "relu", "weight_std": math.sqrt(2),
 
 def _training_data(path: Path, choices: TableChoices) -> tuple[Pictures, TargetTable]:
     """Read pictures with labels, drawn as the choices say. Raises: ValueError: options of tables; no labels."""
-    for option, value in (("drop", choices.drop), ("categorical", choices.categorical), ("ordered", choices.ordered)):
-        if value:
-            raise ValueError(f"--{option} is for the columns of tables, and {path.name} holds images; leave it out.")
+    if option := choices.of_columns():
+        raise ValueError(f"{option} is for the columns of tables, and {path.name} holds images; leave it out.")
     data = pictures.read(path, choices.target)
     if data.target is None:
         raise ValueError(

@@ -39,7 +39,7 @@ def predict(
     from widelimit.cli.files import check_output
 
     if out is not None:
-        check_output(out, FORMATS)
+        check_output(out, FORMATS, inputs=(model, table))
     result = _predict(model, table, std=std, quiet=output.quiet)
     for text in result.notes:
         note(text, quiet=output.quiet)

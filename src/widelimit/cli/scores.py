@@ -15,8 +15,10 @@ LEVEL = 0.95
 
 
 def rmse(mean: Float[np.ndarray, " m"], truth: Float[np.ndarray, " m"]) -> float:
-    """Compute sqrt(mean (y - mu)^2), in y's unit."""
-    return float(np.sqrt(np.mean((truth - mean) ** 2)))
+    """Compute sqrt(mean (y - mu)^2), in y's unit, which may be any."""
+    error = np.abs(truth - mean)
+    unit = float(np.max(error, initial=0.0)) or 1.0
+    return float(unit * np.sqrt(np.mean((error / unit) ** 2)))
 
 
 def gaussian_nlpd(mean: Float[np.ndarray, " m"], sd: Float[np.ndarray, " m"], truth: Float[np.ndarray, " m"]) -> float:

@@ -32,9 +32,8 @@ def inputs_given(given: Mapping[str, Any]) -> Sequence | Graph | None:
 
 
 def _training_data(path: Path, choices: TableChoices, inputs: Sequence | Graph) -> tuple[Structured, TargetTable]:
-    for option, value in (("categorical", choices.categorical), ("ordered", choices.ordered)):
-        if value:
-            raise ValueError(f"--{option} is for tables of single values, and {path.name} has {inputs.kind}s.")
+    if (option := choices.of_columns()) not in ("", "--drop"):
+        raise ValueError(f"{option} is for tables of single values, and {path.name} has {inputs.kind}s.")
     data = structured.read(path, inputs, choices.target, drop=choices.drop)
     if data.target is None:
         raise ValueError(

@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import final
 
 from rich import box
 from rich.console import Console
@@ -17,9 +18,17 @@ WIDTH = 80
 """Columns of a table that does not go to a terminal."""
 
 
+@final
+class _Console(Console):
+    """The console leaves a closed pipe to the caller, which knows the exit code."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Return a console on the current stdout, without markup."""
-    out = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    out = _Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not out.is_terminal:
         out.width = WIDTH
     return out

@@ -123,7 +123,7 @@ def encode(table: TargetTable, choices: TableChoices) -> EncodedTable:
         drop=choices.drop,
         categorical=choices.categorical,
         ordered=choices.ranks,
-        impute=choices.impute,
+        impute=choices.impute is not False,
     )
     X, _ = schema.encode(found, table.frame)
     notes += targets.constant(table.target, choices.target) + conflicts(X, table.target)

@@ -41,8 +41,9 @@ class SolverCheckpoint:
                 state = {name: stored[name] for name in stored.files}
             owner = str(state.pop(_KEY))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            why = error if isinstance(error, OSError) else "it is damaged, or no checkpoint"
             raise ValueError(
-                f"the checkpoint {self.path} cannot be read ({error}); remove it to start again, or give another path."
+                f"the checkpoint {self.path} cannot be read ({why}); remove it to start again, or give another path."
             ) from None
         if owner != self.fingerprint:
             raise ValueError(

@@ -267,13 +267,15 @@ def refuse_non_finite(matrix: np.ndarray) -> None:
 def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
     """Return the variances, 0 where a difference left no more than its own rounding `error` (same shape).
 
-    NaN where either is not finite: what overflowed is refused by the caller, who knows the inputs.
+    NaN where either is not finite: what overflowed is refused by the caller, who knows the inputs. Below float64's
+    smallest normal number all is rounding.
 
     Raises: ArithmeticError: a variance is negative beyond rounding: the kernel is not positive semi-definite.
     """
     known = np.isfinite(variance) & np.isfinite(error)
     if not known.all():
         variance, error = np.where(known, variance, np.nan), np.where(known, error, 0.0)
+    error = np.maximum(error, np.finfo(np.float64).tiny)
     if (variance < -error).any():
         worst = int(np.nanargmin(variance + error))
         raise ArithmeticError(

@@ -18,7 +18,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore
 
-from widelimit import extras
+from widelimit import extras, validation
 from widelimit.writing import atomic_write
 
 CLIENTS = ("obstore", "botocore", "aiobotocore", "gcsfs", "adlfs", "azure")
@@ -128,7 +128,7 @@ def find_place(path: Any) -> Place:
         return Place(_remote(path), path, None)
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or isinstance(os.fspath(path), bytes):
         raise TypeError(f"path must be a path, a URL (s3://bucket/K.zarr) or a Zarr store; got {path!r:.80}.")
-    folder = Path(path).absolute()  # a worker may have another working directory
+    folder = validation.path("path", path).absolute()  # a worker may have another working directory
     return Place(LocalStore(folder), str(path), folder)
 
 

@@ -78,6 +78,8 @@ def parameter(name: str, start: Any, bounds: Any) -> Parameter:
     if bounds is None:
         if not (value > 0).all():
             raise ValueError(f"{name} starts at {start}; give its bounds, e.g. bounds={{{name!r}: (-1.0, 1.0)}}.")
+        if (value > validation.FLOAT_MAX / 10**DECADES).any():
+            raise ValueError(f"{name} starts at {start}, and its upper bound leaves float64's range; start lower.")
         low, high = value * 10**-DECADES, value * 10**DECADES
     else:
         try:

@@ -160,6 +160,8 @@ class SparsePosterior:
         """Draw f(Z) from the posterior (without noise): (count, m), or (count, m, c); as `Posterior.sample`."""
         count, seed = validation.integer("count", count, at_least=1), validation.integer("seed", seed, at_least=0)
         points = self._inputs(Z)
+        m, c = len(points), self.weights.shape[1]
+        memory.require(8.0 * (3 * count * m * c + 4 * m * m), f"{count} draws of {m} x {c} values")
         mean, covariance = np.asarray(self.mean(points)), np.asarray(self.covariance(points))
         size = float(np.asarray(self.kernel.diag(points)).max())
         rounding = linalg.rounding(len(self.inducing), 1.0) * self.root.spread

@@ -255,18 +255,27 @@ def array_like(values: np.ndarray, Z: Any) -> Array:
 
 
 def check_finite(values: np.ndarray, Z: Any) -> np.ndarray:
-    """Return the values at test inputs Z (m, d), if they are finite.
+    """Return the values at test inputs Z, if they are finite; a row of Z is of any shape, or what a network packs.
 
     Raises: ValueError: they are not, and which row of Z is the farthest.
     """
     if np.isfinite(values).all():
         return values
-    size = np.abs(np.asarray(Z, np.float64)).max(axis=1)
+    size = [_largest(row) for row in Z]
     row = int(np.argmax(size))
     raise ValueError(
         f"the prediction leaves the range of a float: row {row} of the new inputs, with an entry of size "
         f"{size[row]:.3g}, is too far from the training inputs (or y is too large). Leave it out, or check its unit."
     )
+
+
+def _largest(row: Any) -> float:
+    """Return the largest absolute entry of an input: an array, (signals, adjacency) or a networkx graph."""
+    if type(row).__module__.startswith("networkx"):
+        return _largest([value for _, value in row.nodes(data="features")])
+    if isinstance(row, list | tuple):
+        return max(map(_largest, row), default=0.0)
+    return float(np.max(np.abs(row), initial=0.0)) if not type(row).__module__.startswith("scipy.sparse") else 0.0
 
 
 def scalar_kernel(kernel: Any) -> Kernel:

@@ -120,8 +120,8 @@ def spherical_eigenvalues(k: Kernel, *, dimension: int, degree: int, radius: flo
         ArithmeticError: the integrals do not converge with 2048 nodes on top of the degrees.
     """
     scalar_kernel(k)
-    dimension = validation.integer("dimension", dimension, at_least=2)
-    degree = validation.integer("degree", degree, at_least=0)
+    dimension = validation.integer("dimension", dimension, at_least=2, below=2**20)
+    degree = validation.integer("degree", degree, at_least=0, below=2**16)
     radius = float(validation.finite_scalar("radius", radius, above=0.0))
 
     def profile(theta: np.ndarray) -> np.ndarray:

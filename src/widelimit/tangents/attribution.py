@@ -18,6 +18,10 @@ Method = Literal["trak", "influence", "leave_one_out"]
 METHODS = ("trak", "influence", "leave_one_out")
 
 
+FURTHEST_MARGIN = 700.0
+"""p is 0 or 1 beyond it, to the last digit; exp(-margin/2) and its inverse are in float64's range before."""
+
+
 def attribution(
     train: TangentRows,
     test: TangentRows,
@@ -95,6 +99,7 @@ def _check(train: Any, test: Any, y: Any, method: Any) -> None:
 def _scales(train: TangentRows, method: Method, weights: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return R^{1/2}, (n,), and what multiplies the scores, R^{-1/2} (1 - p) = exp(-margin/2)."""
     margin, one = np.asarray(train.values[:, 0], np.float64), np.ones(train.size)
+    margin = np.clip(margin, -FURTHEST_MARGIN, FURTHEST_MARGIN)
     if weights is not None:
         if method != "trak":
             raise ValueError('weights go with method="trak", and with that only.')

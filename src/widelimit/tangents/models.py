@@ -223,8 +223,12 @@ class FunctionGradients(Gradients):
         return self.push_by_rows(batch, v)
 
     def _call(self, program: Any, batch: Batch, *more: Any) -> Any:
-        """Run a program at the rows, filled up with the last one: few shapes are compiled."""
-        count = batch.rows if program is _gradients else max(batch.rows, FEW)
+        """Run a program at the rows, filled up with the last one: few shapes are compiled.
+
+        Outputs of one row are those of one row alone, as its gradients are: that shows a model that counts its rows.
+        """
+        alone = program is _gradients or (program is _outputs and batch.rows == 1)
+        count = batch.rows if alone else max(batch.rows, FEW)
         dtype, filled = self.dtype(batch), np.minimum(np.arange(padded(count)), batch.rows - 1)
         with arithmetic(dtype == np.float64):
             function = _Function(self.model.of_dtype(dtype), self.of)

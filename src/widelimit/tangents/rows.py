@@ -69,7 +69,12 @@ class TangentRows(abc.ABC):
         values = np.asarray(validation.as_finite_floats("v", validation.concrete("v", v)))
         if values.ndim not in (1, 2) or len(values) != self.size or values.size == 0:
             raise ValueError(f"v must have shape ({self.size},) or ({self.size}, s), got {values.shape}.")
-        return self.times(values.reshape(self.size, -1)).reshape(values.shape)
+        columns, exponent = linalg.normalise(np.asarray(values.reshape(self.size, -1), np.float64))
+        found = linalg.rescale(np.asarray(self.times(columns), np.float64), exponent)
+        if not np.isfinite(found).all():
+            self.diag()  # which names the row whose gradient is no number
+            raise ValueError("K v leaves the range of a float; scale v down.")
+        return found.reshape(values.shape)
 
     def require_same(self, other: Any) -> None:
         """Refuse rows that have no kernel with these. Raises: TypeError, ValueError."""
@@ -125,6 +130,7 @@ class TangentRows(abc.ABC):
         columns, signs = self.targets("y", y), self._signs(seed)
         if not columns.any():
             raise ValueError("y is 0 at every row: no kernel is aligned with it.")
+        columns, _ = linalg.normalise(columns, axis=None)
         found = float(np.sum(columns * self.times(columns)))
         size = float(np.linalg.norm(columns.T @ columns))
         values = self.spectrum()

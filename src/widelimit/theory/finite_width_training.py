@@ -11,6 +11,7 @@ from widelimit.architecture.builders import dense_chain
 from widelimit.architecture.inputs import Rows
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
+from widelimit.compute import linalg
 from widelimit.inference.training_set import training_set
 from widelimit.interpreter import interpreted
 from widelimit.kernels.network import nngp, ntk
@@ -97,7 +98,7 @@ def finite_width_training(
 
     Raises:
         TypeError, ValueError: another network, an activation with kinks (its second derivative is no function), more
-            than one output, times that are not finite.
+            than one output, times that are not finite, corrections that overflow.
         MemoryError: the tensors do not fit.
     """
     _require(net)
@@ -115,12 +116,15 @@ def finite_width_training(
     expansion = Expansion(np.asarray(ntk(net).cross(points, rows)), np.asarray(nngp(net).gram(rows)), data.y[:, 0])
     found = tensors(net, points, trained=n, width=at, draws=count, seed=first)
     moved = _fluctuations(net, points, expansion, at, count, first)
-    results = [_at(expansion, found, moved, net.depth, 2 * t / n) for t in until]
+    with linalg.ignore_overflow():
+        results = [_at(expansion, found, moved, net.depth, 2 * t / n) for t in until]
     (drift, drift_error), (learned, learned_error), (initial, initial_error) = (
         [np.stack(values)[:, asked] for values in zip(*pairs, strict=True)] for pairs in zip(*results, strict=True)
     )
     limit = np.stack([expansion.limit(2 * t / n) for t in until])[:, asked]
     parts = (drift, drift_error, limit, initial * at, initial_error * at, learned, learned_error)
+    if not all(np.isfinite(part).all() for part in parts):
+        raise ValueError("the corrections leave the range of a float: the targets are too large; scale y down.")
     scaled = [part if part is limit else part / n_width for part in parts]
     return FiniteWidthTraining(n_width, until, expansion.theta[asked], *scaled)
 

@@ -239,7 +239,9 @@ def _result(counts: np.ndarray, found: list[Errors], modes: np.ndarray | None, m
 
 
 def _in_units(found: Generalization, size: float) -> Generalization:
-    """Return the errors of targets that were divided by `size`. Raises: ValueError: their squares overflow."""
+    """Return the errors of targets that were divided by `size`. Raises: ValueError: squares over- or underflow."""
+    if size * size < np.finfo(np.float64).tiny:
+        raise ValueError(f"squares of targets of size {size:.3g} leave float64's range; scale y up.")
     with np.errstate(over="ignore"):
         parts = (found.test_error, found.train_error, found.bias, found.variance)
         test, train, bias, variance = (part * size * size for part in parts)

@@ -122,7 +122,7 @@ class Polynomial(Activation):
     name: ClassVar[str] = "polynomial"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.coefficients, Sequence) or isinstance(self.coefficients, str):
+        if not isinstance(self.coefficients, Sequence) or isinstance(self.coefficients, str | bytes):
             raise TypeError(f"coefficients must be a sequence of numbers, got {type(self.coefficients).__name__}.")
         object.__setattr__(self, "coefficients", tuple(self.coefficients))
         if not 0 < len(self.coefficients) <= LARGEST_DEGREE + 1:

@@ -39,7 +39,7 @@ def matvec(f: Model, settings: KernelSettings, X: Any, v: Any, Y: Any) -> np.nda
 def _stack(v: np.ndarray, m: int, c: int, settings: KernelSettings) -> np.ndarray:
     """Return v as (s, m, c): s vectors that the full kernel acts on."""
     trace = settings.output == "trace"
-    shapes = [(m,), (m, v.shape[-1])] if trace else [(m, c), *([(m,)] if c == 1 else [])]
+    shapes = [(m,), (m, *v.shape[1:2])] if trace else [(m, c), *([(m,)] if c == 1 else [])]
     if v.shape not in shapes or v.size == 0:
         required = f"({m},) or ({m}, k)" if trace else f"({m}, {c})"
         raise ValueError(f"v must have shape {required} here, got {v.shape}.")
