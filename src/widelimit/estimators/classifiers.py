@@ -27,7 +27,7 @@ from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import Fitted, FittedTraining
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, WideParameters, estimator
 from widelimit.inference.class_probabilities import largest_probability
-from widelimit.inference.dirichlet import ALPHAS, DirichletPosterior, most_likely_scale
+from widelimit.inference.dirichlet import ALPHA_EPSILON, ALPHAS, DirichletPosterior, most_likely_scale
 from widelimit.inference.expectation_propagation import LogisticPosterior, latent_count, logistic_posterior
 from widelimit.inference.training_set import evenly
 
@@ -147,8 +147,7 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         if self.hyperparameters == "leave_one_out" and chosen is None:
             design = search(design, lambda design: posterior(design).leave_one_out_score(y, w))
         elif self.hyperparameters == "marginal_likelihood" and chosen is None:
-            first = posterior(design)  # other pseudo-counts make other data of the labels
-            own = None if isinstance(first, LogisticPosterior) else first.alpha_epsilon
+            own = ALPHA_EPSILON if alpha is None else alpha  # each makes other data of the labels
             design = search(design, lambda design: posterior(design, own).log_marginal_likelihood)
         training = self._training(design, points, weights)
         found = posterior(design)
