@@ -63,18 +63,20 @@ def _fitted(data: DataSet, name: str, make: Callable[[], Any]) -> Scores:
 
 
 TUNED = "marginal_likelihood"
+PLAIN: dict[str, Any] = {"input_scales": None, "alpha_epsilon": 0.01}
+"""The defaults of version 0.1."""
 
 METHODS: dict[str, Callable[[DataSet], Scores]] = {
     "ntk": svm_ntk,
     "forest": lambda data: _fitted(data, "random forest", lambda: RandomForestClassifier(500, random_state=0)),
     "rbf": svm_rbf,
-    "ntk_default": lambda data: _fitted(data, "NTKClassifier()", lambda: wl.NTKClassifier(input_scales=None)),
-    "nngp_default": lambda data: _fitted(data, "NNGPClassifier()", lambda: wl.NNGPClassifier(input_scales=None)),
+    "ntk_default": lambda data: _fitted(data, "NTKClassifier()", lambda: wl.NTKClassifier(**PLAIN)),
+    "nngp_default": lambda data: _fitted(data, "NNGPClassifier()", lambda: wl.NNGPClassifier(**PLAIN)),
     "ntk_tuned": lambda data: _fitted(
-        data, "NTKClassifier, tuned", lambda: wl.NTKClassifier(hyperparameters=TUNED, input_scales=None)
+        data, "NTKClassifier, tuned", lambda: wl.NTKClassifier(hyperparameters=TUNED, **PLAIN)
     ),
     "nngp_tuned": lambda data: _fitted(
-        data, "NNGPClassifier, tuned", lambda: wl.NNGPClassifier(hyperparameters=TUNED, input_scales=None)
+        data, "NNGPClassifier, tuned", lambda: wl.NNGPClassifier(hyperparameters=TUNED, **PLAIN)
     ),
 }
 

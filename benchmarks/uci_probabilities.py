@@ -75,7 +75,7 @@ def fitted(make: Callable[[], Any]) -> Callable[[DataSet, Split], Any]:
 
 METHODS: dict[str, tuple[str, Callable[[DataSet, Split], Any]]] = {
     "wide": ("WideClassifier()", fitted(lambda: wl.WideClassifier())),
-    "ntk": ("NTKClassifier()", fitted(lambda: wl.NTKClassifier(input_scales=None))),
+    "ntk": ("NTKClassifier()", fitted(lambda: wl.NTKClassifier(input_scales=None, alpha_epsilon=0.01))),
     "ntk_logistic": (
         "NTKClassifier, logistic",
         fitted(lambda: wl.NTKClassifier(input_scales=None, likelihood="logistic")),

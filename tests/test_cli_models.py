@@ -32,7 +32,6 @@ from widelimit.estimators.parameters import (
     by_name,
 )
 from widelimit.estimators.persistence import read
-from widelimit.inference.dirichlet import ALPHA_EPSILON
 
 pytestmark = pytest.mark.usefixtures("short_searches")
 ROWS = 40
@@ -151,8 +150,8 @@ def test_options_that_an_estimator_has_not_are_refused():
     with pytest.raises(ValueError, match="--alpha-epsilon is no option of NNGPRegressor"):
         models.build("nngp", "regression", {"alpha_epsilon": 0.1})
     for kind, given in (("wide", {}), ("ntk", {"likelihood": "logistic"}), ("nngp", {"likelihood": "least_squares"})):
-        made = models.build(kind, "classification", {"alpha_epsilon": "auto", **given})
-        with pytest.raises(ValueError, match=r"alpha_epsilon='auto' does not apply to likelihood=\"l.*dirichlet"):
+        made = models.build(kind, "classification", {"alpha_epsilon": 0.1, **given})
+        with pytest.raises(ValueError, match=r"alpha_epsilon=0.1 does not apply to likelihood=\"l.*dirichlet"):
             made.fit(np.eye(3), [0, 1, 1])
     assert models.build("wide", "classification", {"alpha_epsilon": "auto", "likelihood": "dirichlet"})
 
@@ -737,7 +736,7 @@ def test_options_of_the_estimators_are_their_parameters():
     names -= {"random_state", "verbose", "input_groups"}
     assert set(fit.PARAMETERS.options) == names
     assert all(option.default in (None, False) for option in fit.PARAMETERS.options.values())
-    assert wl.NTKClassifier().alpha_epsilon == ALPHA_EPSILON
+    assert wl.NTKClassifier().alpha_epsilon == "auto"
 
 
 def test_a_network_chosen_by_evidence_is_named(tmp_path):

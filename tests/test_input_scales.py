@@ -109,16 +109,18 @@ def test_a_rough_kernel_and_copies_of_rows_leave_the_noise_above_0(monkeypatch):
 
 def test_left_out_rows_raise_noise_and_scale_as_refits_say():
     (X, y), weights = table(25), np.tile([1.0, 2.0, 0.5, 1.0, 1.0], 5)
-    k, y, noise = wl.nngp(wl.mlp(depth=2, activation="erf", weight_std=3.0)), 1.3 * y, 1e-6
+    k, noise = wl.nngp(wl.mlp(depth=2, activation="erf", weight_std=3.0)), 1e-6
+    counts = np.minimum(weights, 1)
+    y = 1.3 * (y - np.average(y, axis=0, weights=weights))
 
-    def refits(noise):
-        """Squared errors of rows that are left out, and their expectation."""
+    def refits(noise, again=1.0):
+        """Squared errors of rows that are left out, also of the mean of the targets, and their expectation."""
         for i in range(25):
             rest = np.arange(25) != i
-            post = wl.posterior(k, X[rest], y[rest], noise=noise / weights[rest])
-            yield (post.mean(X[[i]])[0] - y[i]) ** 2, post.variance(X[[i]])[0] + noise / weights[i]
+            mean = again * np.average(y, axis=0, weights=weights - counts * ~rest)
+            post = wl.posterior(k, X[rest], y[rest] - mean, noise=noise / weights[rest])
+            yield (mean + post.mean(X[[i]])[0] - y[i]) ** 2, post.variance(X[[i]])[0] + noise / weights[i]
 
-    counts = np.minimum(weights, 1)
     error = counts @ np.mean([e for e, _ in refits(noise)], axis=1) / counts.sum()
     least = SURPRISES / (SURPRISES + counts.sum()) * error
     factor = np.average([e / v for e, v in refits(least)], axis=0, weights=counts)
@@ -127,6 +129,8 @@ def test_left_out_rows_raise_noise_and_scale_as_refits_say():
     found = left_out_noise(np.array(k.gram(X)), y, weights, noise)
     assert found[0] == pytest.approx(least, rel=1e-6)
     np.testing.assert_allclose(found[1], np.maximum(factor, 1), rtol=1e-5)
+    stays = np.average([e / v for e, v in refits(least, 0.0)], axis=0, weights=counts)
+    assert not np.allclose(np.maximum(stays, 1), found[1], rtol=1e-3)  # with the mean of all rows
     kept, one = left_out_noise(np.array(k.gram(X)), y / 100, weights, 1.0)[:2]
     assert kept == 1.0
     np.testing.assert_array_equal(one, 1)  # error bars never shrink
@@ -134,6 +138,14 @@ def test_left_out_rows_raise_noise_and_scale_as_refits_say():
     np.testing.assert_allclose(np.hstack(small[:2]), np.hstack([found[0] / 1000, found[1]]), rtol=1e-9)
     plain = left_out_noise(np.array(k.gram(X)), y, np.ones(25), noise)  # the negative control
     assert plain[0] != pytest.approx(least, rel=1e-2)
+
+
+def test_two_rows_are_predicted_by_one_another():
+    X, y = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1.0, 3.0])
+    for model in (wl.WideRegressor(kernel="nngp", activation="rbf", depth=2), wl.NNGPRegressor(activation="rbf")):
+        model.fit(X, y)
+        assert 1.9 < model.predict([[30.0, -20.0]], return_std=True, include_noise=True)[1][0] < 2.6  # |y_1 - y_2| = 2
+        assert model.predict(X, return_std=True, include_noise=True)[1].min() > 0.5
 
 
 def test_error_bars_of_plateaus_are_no_surprise_to_left_out_rows():

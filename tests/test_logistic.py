@@ -284,8 +284,8 @@ def test_an_automatic_pseudo_count_has_the_largest_leave_one_out_density(tmp_pat
     rng = np.random.default_rng(0)
     X = rng.standard_normal((240, 2))
     labels = (X[:, 0] > 0).astype(int) ^ (rng.random(240) < 0.25)
-    model = wl.NTKClassifier(depth=2, alpha_epsilon="auto").fit(X[:80], labels[:80])
-    plain, fitted = wl.NTKClassifier(depth=2).fit(X[:80], labels[:80]), model.fitted_
+    model = wl.NTKClassifier(depth=2).fit(X[:80], labels[:80])
+    plain, fitted = wl.NTKClassifier(depth=2, alpha_epsilon=0.01).fit(X[:80], labels[:80]), model.fitted_
     unit = np.sqrt(np.diagonal(fitted.training.design.kernel().gram(fitted.training.X)).mean())
 
     def density(scale, alpha):
@@ -309,7 +309,7 @@ def test_an_automatic_pseudo_count_has_the_largest_leave_one_out_density(tmp_pat
 def test_a_pseudo_count_that_does_nothing_or_drowns_the_labels_is_refused(tmp_path):
     X, labels = np.random.default_rng(0).standard_normal((12, 2)), np.arange(12) % 2
     for likelihood in ("least_squares", "logistic"):
-        for value in (0.5, "auto"):
+        for value in (0.5, 0.01):
             model = wl.NNGPClassifier(likelihood=likelihood, alpha_epsilon=value)
             with pytest.raises(ValueError, match=f'does not apply to likelihood="{likelihood}".*dirichlet'):
                 model.fit(X, labels)
@@ -322,7 +322,7 @@ def test_a_pseudo_count_that_does_nothing_or_drowns_the_labels_is_refused(tmp_pa
     wl.save(wl.NNGPClassifier(likelihood="least_squares").fit(X, labels), tmp_path / "m.npz")
     header, arrays = model_file.contents(tmp_path / "m.npz")
     header["parameters"]["alpha_epsilon"] = 0.5  # a file of 0.1.0, where it did nothing
-    assert restore_model(header, arrays).alpha_epsilon == 0.01
+    assert restore_model(header, arrays).alpha_epsilon == "auto"
 
 
 @pytest.mark.parametrize(

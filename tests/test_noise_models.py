@@ -239,6 +239,9 @@ def test_robust_units_are_those_of_repeated_rows_and_of_most_values():
     rows = np.repeat(np.arange(101), weights.astype(int))
     for a, b in zip(standardise_robustly(y, weights)[1:], standardise_robustly(y[rows], np.ones(152))[1:], strict=True):
         np.testing.assert_array_equal(a, b)
+    _, other, same = standardise_robustly(-y[:100], np.ones(100))  # an even number: the mean of two middle ones
+    np.testing.assert_array_equal(other, -standardise_robustly(y[:100], np.ones(100))[1])
+    np.testing.assert_array_equal(same, standardise_robustly(y[:100], np.ones(100))[2])
     flat = standardise_robustly(np.full((5, 1), 3.0), np.ones(5))
     assert [values.ravel()[0] for values in flat] == [0, 3, 1]
 

@@ -35,8 +35,8 @@ LEAST_ALPHA, LARGEST_ALPHA = 1e-100, 1e6
 """Pseudo-counts: with smaller ones the noise of a label leaves float64's range, and larger ones drown the labels."""
 LABEL_SCALES = 50
 """Scales that are learned for classes, at most: of as many columns, as of pixels, none stands out."""
-LOGISTIC_ROWS = 400
-"""Training rows that the scale of the logistic likelihood is chosen on."""
+FEW_ROWS = 400
+"""Training rows that the scale of the logistic likelihood is chosen on, and a scale by leave-one-out."""
 
 
 class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.ABC):
@@ -81,10 +81,10 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
             validation.choice("alpha_epsilon", self.alpha_epsilon, ("auto",))
         else:
             validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, at_least=LEAST_ALPHA, at_most=LARGEST_ALPHA)
-        if self.likelihood != "dirichlet" and self.alpha_epsilon != ALPHA_EPSILON:
+        if self.likelihood != "dirichlet" and self.alpha_epsilon != "auto":
             raise ValueError(
                 f"alpha_epsilon={validation.shown(self.alpha_epsilon)} does not apply to likelihood="
-                f'"{self.likelihood}"; leave it at {ALPHA_EPSILON}, or choose likelihood="dirichlet".'
+                f'"{self.likelihood}"; leave it at "auto", or choose likelihood="dirichlet".'
             )
         class_weights.refuse_unfit(self.class_weight)
         if self.likelihood != "least_squares" and self.noise != "auto":
@@ -134,23 +134,21 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         tried = points, labels, weights
         if alpha is None or self.hyperparameters == "leave_one_out":  # a row is left out with its copies
             tried = class_weights.merge(*tried)
-        rows = np.argsort(tried[1], kind="stable")[evenly(len(tried[1]), LOGISTIC_ROWS if logistic else SEARCH_ROWS)]
+        few = FEW_ROWS if logistic or alpha is None else SEARCH_ROWS
+        rows = np.argsort(tried[1], kind="stable")[evenly(len(tried[1]), few)]
+        X, y, w = (part[rows] for part in tried)
 
-        def posterior(design: Design) -> DirichletPosterior | LogisticPosterior:
-            k, (X, y, w) = design.kernel(), (part[rows] for part in tried)
+        def posterior(design: Design, alpha: float | None = alpha) -> DirichletPosterior | LogisticPosterior:
             if logistic:
-                return logistic_posterior(k, X, y, classes=count, weights=w)
-            return most_likely_scale(k, X, y, classes=count, alpha_epsilon=alpha, weights=w)
-
-        def score(design: Design) -> float:
-            post = posterior(design)
-            if self.hyperparameters == "marginal_likelihood":
-                return post.log_marginal_likelihood
-            return post.leave_one_out_score(tried[1][rows], tried[2][rows])
+                return logistic_posterior(design.kernel(), X, y, classes=count, weights=w)
+            return most_likely_scale(design.kernel(), X, y, classes=count, alpha_epsilon=alpha, weights=w)
 
         design = chosen.design if chosen else self._own_design()
-        if self.hyperparameters != "fixed" and chosen is None:
-            design = search(design, score)
+        if self.hyperparameters == "leave_one_out" and chosen is None:
+            design = search(design, lambda design: posterior(design).leave_one_out_score(y, w))
+        elif self.hyperparameters == "marginal_likelihood" and chosen is None:
+            own = ALPHA_EPSILON if alpha is None else alpha  # each makes other data of the labels
+            design = search(design, lambda design: posterior(design, own).log_marginal_likelihood)
         training = self._training(design, points, weights)
         found = posterior(design)
         if sparse:
@@ -220,6 +218,8 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         labels, given = state.arrays["labels"], self.alpha_epsilon
         alpha = state.values["alpha_epsilon"] if isinstance(given, str) else given
         alpha = float(validation.finite_scalar("alpha_epsilon", alpha, above=0.0))
+        if isinstance(given, str) and alpha not in ALPHAS:
+            raise ValueError("a pseudo-count that no search takes")
         if labels.shape != (n,) or labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= c:
             raise ValueError("labels out of range")
         if not np.bincount(labels, minlength=c).all():

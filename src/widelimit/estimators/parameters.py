@@ -169,7 +169,7 @@ class ClassParameters(KernelParameters, abc.ABC):
         choices=get_args(Likelihood),
     )
     alpha_epsilon: float | Literal["auto"] = parameter(
-        0.01, "Pseudo-count of every class in the Dirichlet likelihood, > 0; auto: it and the scale by leave-one-out."
+        "auto", "Pseudo-count of every class in the Dirichlet likelihood, > 0; auto: it and the scale by leave-one-out."
     )
     class_weight: Any = parameter(
         None,

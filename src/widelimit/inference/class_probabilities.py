@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
 import numpy as np
 from scipy.special import log_ndtr
 
+from widelimit import validation
 from widelimit.compute import threads
 from widelimit.shapes import Float
 
@@ -70,9 +72,15 @@ def _places(deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, (low <= x) & (x < high)
 
 
-def _softmax(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+@functools.cache
+def _rule() -> tuple[np.ndarray, np.ndarray]:
+    """Return nodes and weights for a standard normal variable, read-only."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    weights = weights / weights.sum()
+    return validation.seal(nodes), validation.seal(weights / weights.sum())
+
+
+def _softmax(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    nodes, weights = _rule()
     top = mean.max(axis=1, keepdims=True)
     f = (mean - top)[:, :, None] + deviation[:, :, None] * nodes
     x, taken = _places(deviation)

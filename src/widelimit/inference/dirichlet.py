@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple, final
@@ -14,7 +13,7 @@ from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.solvers import factorise
-from widelimit.inference.training_set import TrainingSet, check_finite, row_blocks, training_set
+from widelimit.inference.training_set import TrainingSet, check_finite, evenly, row_blocks, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import KERNEL, LONG, Report, no_progress, progress_bar
 from widelimit.shapes import Float, Int
@@ -23,6 +22,8 @@ ALPHA_EPSILON = 0.01
 """Milios et al., section 4.1."""
 ALPHAS = (0.001, 0.01, 0.1)
 """Pseudo-counts tried where none is given."""
+SCORED, LEAST_SCORED = 1000, 100
+"""Probabilities of rows and classes in a leave-one-out score, which take the most time, and rows at least."""
 SCALES = 2.0 ** np.arange(-1, 5.1)
 """Standard deviations of the latent functions tried; latent labels of own and other classes differ by about 6.6."""
 
@@ -144,9 +145,15 @@ class DirichletPosterior:
         return self.offset + self.scale * mean, self.scale**2 * linalg.non_negative(1 / own - self.noise, error)
 
     def leave_one_out_score(self, labels: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) -> float:
-        """Return sum_i w_i log p(label_i | the other rows)."""
-        p = expected_softmax(*self.leave_one_out())[np.arange(len(labels)), labels]
-        return float(weights @ np.log(np.maximum(p, np.finfo(np.float64).tiny)))
+        """Return sum_i w_i log p(label_i | the other rows) over rows spread evenly: of SCORED probabilities.
+
+        A row that is alone in its class does not count: no other row knows the class.
+        """
+        alone = np.bincount(labels)[labels] == 1
+        kept = np.flatnonzero(~alone | alone.all())
+        kept = kept[evenly(len(kept), max(SCORED // self.targets.shape[1], LEAST_SCORED))]
+        p = expected_softmax(*(part[kept] for part in self.leave_one_out()))[np.arange(len(kept)), labels[kept]]
+        return float(weights[kept] @ np.log(np.maximum(p, np.finfo(np.float64).tiny)))
 
 
 def dirichlet_offset(classes: int, alpha_epsilon: float = ALPHA_EPSILON) -> float:
@@ -242,7 +249,8 @@ def most_likely_scale(
 ) -> DirichletPosterior:
     """Find the posterior at the most likely of SCALES/sqrt(mean K(x, x)); arguments as of `dirichlet_posterior`.
 
-    alpha_epsilon: None takes the scale, and one of ALPHAS, of the largest leave-one-out density.
+    alpha_epsilon: None takes the scale, and one of ALPHAS, of the largest leave-one-out density: the scale for the
+        second of them, and for the others one of its neighbours.
     """
     data = training_set(k, X, np.zeros((len(X), classes)))
     matrix = data.gram()
@@ -252,5 +260,14 @@ def most_likely_scale(
     def score(post: DirichletPosterior) -> float:
         return post.leave_one_out_score(labels, weights) if alpha_epsilon is None else post.log_marginal_likelihood
 
-    pairs = itertools.product(ALPHAS if alpha_epsilon is None else (alpha_epsilon,), scales)
-    return max((_condition(data, matrix.copy(), labels, scale, alpha, weights) for alpha, scale in pairs), key=score)
+    def best(alpha: float, tried: list[float]) -> tuple[float, DirichletPosterior]:
+        posts = (_condition(data, matrix.copy(), labels, scale, alpha, weights) for scale in tried)
+        return max(((score(post), post) for post in posts), key=lambda found: found[0])
+
+    low, middle, high = ALPHAS
+    first = best(middle if alpha_epsilon is None else alpha_epsilon, scales)
+    if alpha_epsilon is not None:
+        return first[1]
+    place = scales.index(first[1].scale)
+    near = scales[max(place - 1, 0) : place + 2]
+    return max((first, best(low, near), best(high, near)), key=lambda found: found[0])[1]

@@ -154,8 +154,9 @@ def left_out_noise(
     least SURPRISES/(n + SURPRISES) of the mean squared error of rows that are left out; with e_i these errors and v_i
     their variances, the factor is the mean of e_i^2/v_i. A row counts with its weight, and at most as one: all copies
     of a row are left out with it, while a new row like it finds them there. With v_i after that, the logarithm of the
-    density of a row is -(e_i^2/v_i + log v_i)/2. Arguments as of `noise_level`; `gram` is overwritten; fixed: noise and
-    variances stay.
+    density of a row is -(e_i^2/v_i + log v_i)/2. The mean of the targets loses what the row counts too: two rows are
+    predicted by one another. Arguments as of `noise_level`, targets of weighted mean 0; `gram` is overwritten; fixed:
+    noise and variances stay.
     """
     typical = float(np.median(weights))  # a row of it counts as one, whatever the unit of weights
     weights, noise = weights / typical, noise / typical
@@ -164,19 +165,29 @@ def left_out_noise(
     gram *= root[:, None]
     gram *= root
     values, vectors = linalg.eigenpairs(gram, error)
-    targets = threads.product(vectors.T, root[:, None] * y)
+    targets = threads.product(vectors.T, root[:, None] * np.column_stack([y, np.ones(len(y))]))
     spectrum = _Spectrum(np.maximum(values, 0.0), vectors, targets, counts, total, float(weights.sum()), None)
-    alpha, own = spectrum.left_out(noise)
+    shift = y * (counts / np.maximum(weights.sum() - counts, counts))[:, None]  # less the mean without the row
+    alpha, own = _without_mean(spectrum, noise, shift)
     factor = np.ones(y.shape[1])
     if not fixed:
         errors = (alpha / (root * own)[:, None])[:, y.any(axis=0)]
         square = float(np.sum(counts @ errors**2)) / (total * max(errors.shape[1], 1))
         noise = max(noise, SURPRISES / (total + SURPRISES) * square)
-        alpha, own = spectrum.left_out(noise)
+        alpha, own = _without_mean(spectrum, noise, shift)
         factor = np.maximum(counts @ (alpha**2 / own[:, None]) / total, 1.0)
     some = distinct_columns(y)
     surprise = alpha[:, some] ** 2 / (own[:, None] * factor[some]) + np.log(factor[some]) - np.log(own)[:, None]
     return LeftOutNoise(typical * noise, factor, -surprise.sum(axis=1) / 2, counts)
+
+
+def _without_mean(spectrum: _Spectrum, noise: float, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute alpha and diagonal of `left_out`, each row with targets whose mean without it is -shift_i.
+
+    The last target is 1: its error is what a mean of 1 adds to the error of a row.
+    """
+    alpha, own = spectrum.left_out(noise)
+    return alpha[:, :-1] + shift * alpha[:, -1:], own
 
 
 def _most_likely(spectrum: _Spectrum, objective: Objective, tried: list[float]) -> NoiseLevel:
