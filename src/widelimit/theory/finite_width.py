@@ -103,8 +103,8 @@ def finite_width(net: Network, X: Float[Array, "m d"], *, width: int | Sequence[
     G' = b^2 + w^2 mean_i phi(sqrt(G) g_i)^2, g_i ~ N(0, 1). To first order in 1/n, a shift M of its mean becomes
     w^2 (m' M + m'' V/2), m(K) = E[phi^2], and the output has the fourth cumulant 3 V. For relu with w^2 = 2 and no
     bias, V/K^2 = 5 (L - 1)/n. The empirical tangent kernel is sum_l G_l D_l, with D_l the squared gradient by the
-    signals of layer l, D_l = D_{l+1} (w^2/n) sum_j phi'_j^2 g_j^2. Sources: Yaida 2019 (arXiv 1910.00019); Hanin and Nica 2019 (arXiv
-    1909.05989); Roberts, Yaida and Hanin 2022.
+    signals of layer l, D_l = D_{l+1} (w^2/n) sum_j phi'_j^2 g_j^2. Sources: Yaida 2019 (arXiv
+    1910.00019); Hanin and Nica 2019 (arXiv 1909.05989); Roberts, Yaida and Hanin 2022.
 
     The next order is (depth/width)^2: for widths below a few times the depth the figures are only an indication.
 
