@@ -44,7 +44,7 @@ class CachePlace:
     """A place is a folder where compiled programs are kept."""
 
     folder: Path | None
-    """None: nowhere."""
+    """The folder; None if programs are not kept."""
     reason: str
     """The cause of the place, or of its absence."""
 
