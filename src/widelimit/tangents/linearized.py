@@ -23,9 +23,9 @@ class LinearizedPosterior:
     flow: StoppedFlow
     prior_variance: float
     shape: tuple[int, ...]
-    """Of a row of the targets."""
+    """The shape of one row of the targets."""
     frame: np.ndarray | None
-    """U, (N, r), where fewer numbers U^T f(X) stand for all."""
+    """U, (N, r), if the fewer numbers U^T f(X) determine f(X); else None."""
 
     def predict(self, rows: TangentRows) -> Prediction:
         """Compute mean and variance of f, without noise, at other rows of the same model and kind.
