@@ -261,7 +261,7 @@ def test_bad_inputs(change, error, words):
 
 def test_other_bad_input():
     k = kernel(output="trace")
-    with pytest.raises(ValueError, match="another form"):
+    with pytest.raises(ValueError, match="must have the form of the first inputs"):
         k.cross(X, {name: Y[name] for name in ("ids", "mask")})
     with pytest.raises(ValueError, match="fractions"):
         k.at(X).gram(np.full((2, 9), 0.5))
