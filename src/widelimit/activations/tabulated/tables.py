@@ -99,7 +99,7 @@ class Table:
     """(OWN_TERMS,): dR/drho of an input with itself."""
     order: int = field(default=0, metadata={"static": True})
     chunks: Chunks | None = None
-    """What H of both parts has beyond their `mean_slope`."""
+    """The terms of H of both parts that their `mean_slope` lacks."""
     one_sided: bool = field(default=False, metadata={"static": True})
     """If True, kinks are on one side of 0: both parts have the non-analytic terms of the odd one, but for a sign."""
     looped: bool = field(default=False, metadata={"static": True})
