@@ -30,7 +30,7 @@ MISSING = "missingindicator_"
 @final
 @dataclass(frozen=True)
 class Column:
-    """The object holds what was learned of one column that a model uses."""
+    """A column that a model uses has a kind, categories and fillings, learned from training rows."""
 
     name: str
     categories: tuple[str, ...]

@@ -19,7 +19,7 @@ ISO = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?(Z|[+-]\d{2}:
 DATE = r"^\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:$|[T ])"
 """A date of another form: its month may be its first or its second number."""
 EXACT = 2**53
-"""From here on floats do not hold every integer."""
+"""The first integer from which floats do not represent every integer."""
 LOGICAL = ("false", "true")
 
 
