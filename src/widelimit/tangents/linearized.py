@@ -69,8 +69,8 @@ def linearized_posterior(
         rows: training rows of `Tangents.at`, exact, or of `Tangents.sketch`.
         y: (n, c) targets of the outputs of `rows`, or (n,) for one output.
         noise: variance of the targets, > 0 (or 0 where K is not singular), in the square of y's unit.
-        time: in [0, inf].
-        prior_variance: of each parameter around theta_0, > 0.
+        time: training time in [0, inf], in the unit of d theta/dt = -grad C.
+        prior_variance: prior variance of each parameter around theta_0, > 0.
 
     Returns: a `LinearizedPosterior`; predict(rows) gives mean and variance.
 
