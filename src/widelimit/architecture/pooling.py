@@ -136,7 +136,7 @@ def _own_sites(array: jax.Array, axes: int) -> jax.Array:
 
 class _PoolMemo(NamedTuple):
     weights: jax.Array
-    """M: deviations of the signals in a window over that of their sum, (taps, *S, n), or (*S before, n) for all sites."""
+    """M: deviations of signals in a window over that of their sum, (taps, *S, n), or (*S before, n) for all sites."""
     total: jax.Array
     """The sum of the shares over taps, (*S, n)."""
     spread: jax.Array

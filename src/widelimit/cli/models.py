@@ -279,7 +279,7 @@ def predict_rows(
     std: bool,
     quiet: bool,
 ) -> Predictions:
-    """Predict rows, PREDICTED_ROWS at a time, and score them. Raises: ValueError: rows too far from those of training."""
+    """Predict rows, PREDICTED_ROWS at a time, and score them. Raises: ValueError: rows too far away."""
     parts = []
     with terminal.progress(-(-len(X) // PREDICTED_ROWS), "parts", quiet=quiet) as advance:
         for i in range(0, len(X), PREDICTED_ROWS):

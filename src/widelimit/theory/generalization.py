@@ -136,10 +136,7 @@ def generalization(
     validation.choice("method", method, METHODS)
     target_noise = float(validation.finite_scalar("label_noise", label_noise, at_least=0.0))
     if isinstance(k, Spectrum):
-        if X is not None or y is not None or powers is None:
-            raise TypeError("a Spectrum needs the powers of the target in its levels, and takes no X and y.")
-        if draws or method != "auto":
-            raise TypeError("draws and method are for rows, and a Spectrum has no rows: leave them out.")
+        _require_levels(X, y, powers, draws, method)
         return _from_levels(k, powers, target_noise, _sizes(sizes, None), ridge, until)
     if X is None or y is None or powers is not None or target_noise:
         raise TypeError(
@@ -160,6 +157,14 @@ def generalization(
     found = _predicted(data, matrix.copy() if count else matrix, counts, ridge, until, way)
     drawn = measure(matrix, data.y, counts, ridge, until, count, seed) if count else None
     return _in_units(replace(found, measured=drawn), size)
+
+
+def _require_levels(X: Any, y: Any, powers: Any, draws: Any, method: str) -> None:
+    """Refuse arguments that do not go with a spectrum. Raises: TypeError."""
+    if X is not None or y is not None or powers is None:
+        raise TypeError("a Spectrum needs the powers of the target in its levels, and takes no X and y.")
+    if draws or method != "auto":
+        raise TypeError("draws and method are for rows, and a Spectrum has no rows: leave them out.")
 
 
 def _method(method: str, rows: int, until: float) -> str:
