@@ -41,8 +41,9 @@ FULLY_CONNECTED = {"depth": 3, "activation": "relu", "weight_std": math.sqrt(2),
 
 def _training_data(path: Path, choices: TableChoices) -> tuple[Pictures, TargetTable]:
     """Read pictures with labels, drawn as the choices say. Raises: ValueError: options of tables; no labels."""
-    reason = f"is for the columns of tables, and {path.name} holds images; leave it out."
-    training_data.refuse_options(choices, ("drop", "categorical", "ordered"), reason)
+    for option, value in (("drop", choices.drop), ("categorical", choices.categorical), ("ordered", choices.ordered)):
+        if value:
+            raise ValueError(f"--{option} is for the columns of tables, and {path.name} holds images; leave it out.")
     data = pictures.read(path, choices.target)
     if data.target is None:
         raise ValueError(

@@ -32,9 +32,9 @@ def inputs_given(given: Mapping[str, Any]) -> Sequence | Graph | None:
 
 
 def _training_data(path: Path, choices: TableChoices, inputs: Sequence | Graph) -> tuple[Structured, TargetTable]:
-    """Read sequences or graphs with labels. Raises: ValueError: options of other tables; no labels."""
-    reason = f"is for tables of single values, and {path.name} has {inputs.kind}s."
-    training_data.refuse_options(choices, ("categorical", "ordered"), reason)
+    for option, value in (("categorical", choices.categorical), ("ordered", choices.ordered)):
+        if value:
+            raise ValueError(f"--{option} is for tables of single values, and {path.name} has {inputs.kind}s.")
     data = structured.read(path, inputs, choices.target, drop=choices.drop)
     if data.target is None:
         raise ValueError(

@@ -1,12 +1,12 @@
 """Training data are read from a file: rows, target and task, then schema and inputs, with notes for the user.
 
-`load` and `encode` read tables; `refuse_options` and `labelled` serve pictures, sequences and graphs.
+`load` and `encode` read tables; `labelled` serves pictures, sequences and graphs.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -79,13 +79,6 @@ def _require_two(path: Path, count: int, what: str) -> None:
     """Refuse a file of one row, image or other input. Raises: ValueError."""
     if count < 2:
         raise ValueError(f"{path}: has 1 {what}; a model needs at least 2.")
-
-
-def refuse_options(choices: TableChoices, names: Sequence[str], reason: str) -> None:
-    """Refuse options of tables with these names, if they are given. Raises: ValueError, with the reason."""
-    for name in names:
-        if getattr(choices, name):
-            raise ValueError(f"--{name} {reason}")
 
 
 def labelled(

@@ -223,7 +223,7 @@ class FunctionGradients(Gradients):
         return self.push_by_rows(batch, v)
 
     def _call(self, program: Any, batch: Batch, *more: Any) -> Any:
-        """Run a program at the rows, padded with the last one so that few shapes are compiled."""
+        """Run a program at the rows, filled up with the last one: few shapes are compiled."""
         count = batch.rows if program is _gradients else max(batch.rows, FEW)
         dtype, filled = self.dtype(batch), np.minimum(np.arange(padded(count)), batch.rows - 1)
         with arithmetic(dtype == np.float64):

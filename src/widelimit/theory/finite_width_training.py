@@ -102,8 +102,8 @@ def finite_width_training(
         A `FiniteWidthTraining`.
 
     Raises:
-        TypeError, ValueError: another kind of network, an activation with kinks (its second derivative is no
-            function), more than one output, times that are not finite.
+        TypeError, ValueError: another network, an activation with kinks (its second derivative is no function), more
+            than one output, times that are not finite.
         MemoryError: the tensors do not fit.
     """
     _require(net)
