@@ -141,7 +141,7 @@ BAD = {
     "two masks": (SEQUENCE, {"X": X, "lengths": LENGTHS, "mask": MASK}, "lengths and mask"),
     "a mask of twos": (SEQUENCE, {"X": X, "mask": MASK * 2}, "True and False"),
     "fractions of sites": (SEQUENCE, {"X": X, "lengths": LENGTHS / 2}, "4 integers"),
-    "no offsets": (SEQUENCE, {"X": ROW[:, 0]}, "no array offsets"),
+    "no offsets": (SEQUENCE, {"X": ROW[:, 0]}, "an array offsets is needed"),
     "offsets beyond": (SEQUENCE, {"X": ROW, "offsets": OFFSETS + 1}, "begin with 0, end with 11"),
     "an empty sequence": (SEQUENCE, {"X": ROW, "offsets": [0, 3, 3, 11]}, "at least one site"),
     "rows": (SEQUENCE, {"X": ROW}, r"padded \(n, sites, 2\)"),

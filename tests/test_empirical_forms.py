@@ -190,7 +190,7 @@ def test_kernels_of_layers_sum_to_the_whole():
     assert close(k.parts(X, Y)["head"], k.parts(X)["head"][:, :4][:, ::-1])
     plan = kernel(output="trace", method="layerwise").explain(X)
     least = (plan.result + plan.blocks + 1.1 * plan.chosen.least) / memory.GIB
-    with pytest.raises(MemoryError, match="kernels, and the factors"):
+    with pytest.raises(MemoryError, match="kernels and the factors"):
         kernel(output="trace", memory=least).parts(X)
     with pytest.raises(ValueError, match="no sum over layers"):
         wl.empirical_nngp(per_token, PARAMS).parts(X)
@@ -243,7 +243,7 @@ def test_inducing_points_of_inputs_of_any_form():
 
 
 BAD = [
-    ({"ids": X["ids"][:3]}, ValueError, "one first axis"),
+    ({"ids": X["ids"][:3]}, ValueError, "the same number of rows"),
     ({"mask": np.full((N, TOKENS), np.nan)}, TypeError, "float64"),
     ({"scale": np.full(N, np.nan)}, ValueError, "NaN"),
     ({"ids": np.array([["a"] * TOKENS] * N)}, TypeError, "int64"),
@@ -261,7 +261,7 @@ def test_bad_inputs(change, error, words):
 
 def test_other_bad_input():
     k = kernel(output="trace")
-    with pytest.raises(ValueError, match="another form"):
+    with pytest.raises(ValueError, match="must have the form of the first inputs"):
         k.cross(X, {name: Y[name] for name in ("ids", "mask")})
     with pytest.raises(ValueError, match="fractions"):
         k.at(X).gram(np.full((2, 9), 0.5))

@@ -63,8 +63,8 @@ def test_the_page_says_it_in_one_line(reports, tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: wl.lazy_report(lambda w, X: 0 * X @ w, jnp.ones(3), X, Y, learning_rate=0.1), "do not move"),
-        (lambda: wl.lazy_report(lambda w, X: X @ w, jnp.ones(3), X, X @ jnp.ones(3), learning_rate=0.1), "y is what"),
+        (lambda: wl.lazy_report(lambda w, X: 0 * X @ w, jnp.ones(3), X, Y, learning_rate=0.1), "do not change"),
+        (lambda: wl.lazy_report(lambda w, X: X @ w, jnp.ones(3), X, X @ jnp.ones(3), learning_rate=0.1), "y equals"),
         (lambda: wl.lazy_report(NET.apply, NET.init(0, input_dim=3, width=8), X, Y, steps=0), "steps"),
         (lambda: wl.lazy_report(NET.apply, NET.init(0, input_dim=3, width=8), X, Y, tolerance=2.0), "tolerance"),
     ],

@@ -199,7 +199,7 @@ def test_rows_of_other_lengths(lengths):
     kernel = widelimit.torch.empirical_ntk(module)
     assert np.abs(kernel.cross(X, Y) - right).max() <= 64 * EPS * np.abs(right).max()
     assert np.abs(kernel.cross(Y, X) - right.transpose(1, 0, 3, 2)).max() <= 64 * EPS * np.abs(right).max()
-    with pytest.raises(ValueError, match="as many outputs for every row"):
+    with pytest.raises(ValueError, match="outputs of one shape for every row"):
         widelimit.torch.empirical_ntk(module.table).cross(X, Y)
 
 

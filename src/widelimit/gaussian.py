@@ -172,7 +172,7 @@ def gaussian_expectation(
         q1: variance of u, > 0.
         c: covariance, c^2 <= q1 q2 (up to a rounding error, which is taken as equality).
         q2: variance of v, > 0.
-        kinks: where f or g is not analytic (jumps too).
+        kinks: points where f or g is not analytic, jumps included.
 
     Returns:
         (value, error); error is inf where a function is still large at 10 standard deviations, where the rule ends.

@@ -157,7 +157,7 @@ def training(history: History) -> Figure:
     The horizontal axis is the time of d theta/dt = -grad C where the optimiser follows it, else steps.
 
     Args:
-        history: of a `Training`.
+        history: the history of a `Training`.
     """
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)

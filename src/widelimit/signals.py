@@ -28,7 +28,7 @@ TOGETHER = 16
 """Rows of a large matrix that a loop over rows takes at once."""
 
 SMALL_GAP = {"float64": 1e-2, "float32": 1e-1}
-"""Below this gap, the few eps of rounding of a matrix product are over 10 eps in the angle: use |u -+ v|^2."""
+"""Gap below which the rounding of a matrix product is over 10 eps in the angle: |u -+ v|^2 is used instead."""
 
 EXPONENT_LIMIT = 2**24
 """4^(2^24) is beyond every float, and ten times this limit, a tenth power's exponent, is far inside int32."""

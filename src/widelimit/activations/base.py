@@ -50,13 +50,13 @@ class Activation(abc.ABC):
     quick_depth: ClassVar[int] = 0
     """Kernels of networks of it alone are `quick` up to this depth (`PairKernel.quick_in`)."""
     quick_types: ClassVar[tuple[str, ...]] = ("float32", "float64")
-    """Names of the dtypes in which they are."""
+    """Names of the dtypes in which they are quick."""
     light: ClassVar[bool] = True
     """True if its `encode` is `light` (`PairKernel.light`)."""
     looped: ClassVar[bool] = False
     """True if pairs are computed in a loop over rows (`row_groups`): a loop over layers around it costs no time."""
     kinks: tuple[float, ...] = ()
-    """Places other than 0 where phi is not analytic, of functions whose duals are computed by quadrature."""
+    """Places other than 0 where phi is not analytic, for functions whose duals are computed by quadrature."""
 
     def __post_init__(self) -> None:
         for own in fields(self):  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def activation(
         phi: a name, an `Activation`, or an elementwise function written with jax.numpy, continuous, analytic outside
             of `kinks`, growing more slowly than exp(u^2/4). With kinks away from 0 and polynomials up to degree 2
             between them it becomes a `PiecewisePolynomial`.
-        kinks: where phi is continuous but not analytic, e.g. (0.0,); of functions only.
+        kinks: points where phi is continuous but not analytic, e.g. (0.0,); for functions only.
         rtol: bound on the error of duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]); default 1e-10 in float64 and 1e-6
             in float32. It is met, or an error is raised when kernels are computed. Of functions only.
 

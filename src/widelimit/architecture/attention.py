@@ -227,7 +227,7 @@ class Attention(Affine):
         return jnp.reshape(after, (*signals.shape[:-1], after.shape[-1]))
 
     def _allowed(self, structure: Structure | None) -> jax.Array:
-        """Return which site reads which, (n or 1, sites, sites): not what is masked, nor, if causal, what follows."""
+        """Return True where a site reads another, (n or 1, sites, sites): not masked, and not later if causal."""
         count = math.prod(self.placed.sizes)
         allowed = jnp.tril(jnp.ones((1, count, count), bool)) if self.causal else jnp.ones((1, count, count), bool)
         return allowed if structure is None else allowed & (structure.mask[:, None, :] > 0)

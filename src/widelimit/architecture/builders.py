@@ -220,7 +220,7 @@ def resmlp(
 
     Args:
         blocks: >= 1.
-        activation: of the branches, as in `mlp`.
+        activation: activation of the branches, as in `mlp`.
         branch_scale: "one" or "depth", c of each branch.
         weight_std: sigma_w > 0 of all affine layers.
         bias_std: beta >= 0 of all affine layers.

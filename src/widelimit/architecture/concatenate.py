@@ -24,7 +24,7 @@ class Concatenate(Branches):
 
     Args:
         branches: as in `Sum`; they may share random weights before the split.
-        shares: of the width that each branch has, positive, of sum 1; equal ones unless given. They stay as widths
+        shares: share of the width of each branch, positive, of sum 1; equal shares unless given. They stay as widths
             grow. A branch without random weights keeps the width of its input, and its share fixes the others: with
             shares (2/3, 1/3) 2 n signals beside themselves get n new ones.
     """

@@ -254,7 +254,7 @@ class Select(FixedMap):
 
     Args:
         sites: an integer, or a list or range of them; negative ones count from the end.
-        axis: of the sites, 0 unless given.
+        axis: axis of the sites, 0 unless given.
 
     Raises: TypeError, ValueError: no integers.
     """

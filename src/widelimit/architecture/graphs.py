@@ -91,7 +91,7 @@ def du_2019(
         inputs: `Graph(nodes, features)`; pass adjacencies without self loops, which the network adds.
         blocks: >= 1, aggregations; their `num_layers` is blocks + 1.
         mlp_layers: >= 1, dense layers of a block.
-        scale: of the sum over neighbours, "uniform" (1) or "degree" (1 / the number of neighbours and the node).
+        scale: scale of the sum over neighbours, "uniform" (1) or "degree" (1 / the number of neighbours and the node).
         jumping_knowledge: see above.
 
     Raises:

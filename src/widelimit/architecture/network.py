@@ -211,7 +211,7 @@ class Network:
         """Compute f(x) of the finite network, (n, d) -> (n, output_dim); no activation on the output.
 
         Args:
-            params: of `init`.
+            params: parameters from `init`.
             X: inputs, (n, d).
             key: jax.random.key(seed) draws the masks of `Dropout`, as in training; None is the network at evaluation.
 

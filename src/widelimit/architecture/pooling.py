@@ -1,4 +1,4 @@
-"""Averages over sites, and sites side by side: the layers that end a convolutional network."""
+"""Pooling averages over sites, and flattening keeps all sites: layers at the end of a convolutional network."""
 
 from __future__ import annotations
 
@@ -136,9 +136,9 @@ def _own_sites(array: jax.Array, axes: int) -> jax.Array:
 
 class _PoolMemo(NamedTuple):
     weights: jax.Array
-    """(taps, *S, n), or (*S before, n) where one window is all sites: deviations of what is added, over the sum's."""
+    """M: deviations of signals in a window over that of their sum, (taps, *S, n), or (*S before, n) for all sites."""
     total: jax.Array
-    """The sum of these, (*S, n)."""
+    """The sum of the shares over taps, (*S, n)."""
     spread: jax.Array
     """sum M_i M_j (1 - rho_ij)/2 over the pairs of a window's sites, (*S, n)."""
 

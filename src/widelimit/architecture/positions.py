@@ -1,4 +1,4 @@
-"""Encodings of positions are added to signals: attention and averages would otherwise not see the order of sites."""
+"""Encodings of positions are added to signals, as attention and averages do not depend on the order of sites."""
 
 from __future__ import annotations
 

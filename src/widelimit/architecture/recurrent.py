@@ -45,14 +45,14 @@ class _Memo(NamedTuple):
     """The shares in the deviation before the activation have sum of squares 1; times are the axis before the inputs."""
 
     shares: tuple[jax.Array, jax.Array, jax.Array]
-    """Of the state before, of the input and of the bias, each (T, n)."""
+    """Shares of the previous state, of the input and of the bias, each (T, n)."""
     activation: Memo
     before: jax.Array
-    """(T, n): the time before that is there, 0 where there is none."""
+    """(T, n): the previous time that is not masked; 0 if there is none."""
     mask: jax.Array
     """(T, n)."""
     last: jax.Array
-    """(1, n): the last time that is there."""
+    """(1, n): the last time that is not masked."""
 
 
 @final
@@ -71,8 +71,8 @@ class Recurrent(Layer):
 
     Args:
         activation: phi: a name, an `Activation` or a function.
-        input_std: of the weights U on the signals x_t, > 0.
-        weight_std: of the weights W on the state, > 0.
+        input_std: scale of the weights U of the signals x_t, > 0.
+        weight_std: scale of the weights W of the state, > 0.
         bias_std: >= 0.
         readout: "all": h_t at every time; "last": that of the last time that is there, one site.
     """

@@ -158,8 +158,8 @@ class Sequence(_Masked):
 
         Args:
             X: the sequences; (t,) and (n, length) where features is 1. Of an array, what is masked may be anything.
-            lengths: of an array, how many sites of each sequence are there, (n,); all unless given.
-            mask: of an array, which sites are there, (n, length) of True and False, in the place of `lengths`.
+            lengths: for an array, the number of sites of each sequence, (n,); all unless given.
+            mask: for an array, True for sites that the sequence has, (n, length), in place of `lengths`.
 
         Raises:
             TypeError, ValueError: other shapes, NaN at a site that is there, a sequence without sites or longer than

@@ -1,4 +1,4 @@
-"""Parameters of equal layers are drawn as one array each, and divided into those of every layer afterwards."""
+"""The parameters of equal layers are drawn as one array, and divided into those of each layer afterwards."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from widelimit.architecture.state import Layer, Params, Shape
 from widelimit.pytrees import pytree
 
 MANY = 8
-"""More equal layers are divided outside the compiled program, in which each slice takes 50 ms to compile."""
+"""More equal layers than this are divided outside the compiled program, where each slice takes 50 ms to compile."""
 
 Take = Callable[[Params, Any], Params]
 Draw = Callable[[Layer, jax.Array, Shape, Any], tuple[Params, ...]]
@@ -26,10 +26,10 @@ class Stacked:
 
     groups: tuple[Params, ...]
     places: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
-    """The places of each group's layers."""
+    """The indices of the layers in each group."""
 
     def in_order(self, take: Take) -> tuple[Params, ...]:
-        """Return one entry a layer; `take` returns entry j of a stack."""
+        """Return one entry for each layer; take: function that returns entry j of a stack."""
         found = {}
         for group, places in zip(self.groups, self.places, strict=True):
             for j, i in enumerate(places):
@@ -43,7 +43,7 @@ def entry(stack: Params, j: Any) -> Params:
 
 
 def unstacked(params: Params, take: Take = entry) -> Params:
-    """Return parameters with one entry a layer."""
+    """Return parameters with one entry for each layer."""
     return jax.tree.map(
         lambda own: own.in_order(take) if isinstance(own, Stacked) else own,
         params,
@@ -52,7 +52,7 @@ def unstacked(params: Params, take: Take = entry) -> Params:
 
 
 def draw_in_order(layers: Sequence[Layer], key: jax.Array, shape: Shape, dtype: Any) -> Params:
-    """Draw the parameters of layers in order; `Stacked` where more than `MANY` of them are equal."""
+    """Draw the parameters of layers in order; they are `Stacked` if more than `MANY` layers are equal."""
     keys = jax.random.split(key, max(len(layers), 1))
     alike: dict[Any, list[int]] = {}
     for i, (layer, own) in enumerate(zip(layers, shape, strict=False)):
@@ -66,7 +66,7 @@ def draw_in_order(layers: Sequence[Layer], key: jax.Array, shape: Shape, dtype: 
 
 
 def draw_many(layer: Layer, keys: jax.Array, shape: Shape, dtype: Any) -> tuple[Params, ...]:
-    """Draw parameters for every key; leaves have a leading axis, one entry a key."""
+    """Draw parameters for every key; leaves have a leading axis of keys."""
     return unstacked(_draw_many(layer, keys, shape, dtype), _entry_of_each)  # type: ignore[no-any-return]
 
 

@@ -51,11 +51,11 @@ class Traits(NamedTuple):
     gaussian: bool
     """The signals are Gaussian, as an activation needs them."""
     centred: bool
-    """Their mean over the width is 0."""
+    """The mean of the signals over the width is 0."""
     random: bool
-    """Random weights stand between them and the last split."""
+    """There are random weights between the last split and the signals."""
     shares: tuple[float, ...] = (1.0,)
-    """Of the width, that parts of other laws have."""
+    """Shares of the width of the parts that have different laws."""
 
 
 Mean = Callable[[], jax.Array] | None

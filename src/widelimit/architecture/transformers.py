@@ -55,10 +55,10 @@ def transformer(
         depth: number of blocks, >= 1.
         scores: as in `layers.Attention`, and so are scaling and causal.
         scaling: "d" or "sqrt_d".
-        activation: of the affine layers, as in `mlp`.
+        activation: activation of the affine layers, as in `mlp`.
         norm: "pre" or "post".
         positions: as encoding of `layers.PositionalEncoding`; None: attention sees sets.
-        position_std: its std.
+        position_std: std of that encoding.
         causal: sites read no later ones.
         end: "pool" (the average over all sites), "last" (the last site that is there), "flatten" (weights for each).
         branch_scale: "one", or "depth": 1/sqrt(2 depth) of every branch, whose kernels have a limit with the depth.
@@ -68,8 +68,8 @@ def transformer(
         output_std: > 0.
         weight_std: sigma_w > 0 of all affine layers.
         bias_std: beta >= 0 of all affine layers and of attention.
-        heads: of finite networks, as in `layers.Attention`.
-        head_size: of finite networks.
+        heads: number of heads of finite networks, as in `layers.Attention`.
+        head_size: size of a head of finite networks.
 
     Raises:
         ValueError, TypeError: as `network` and the layers.

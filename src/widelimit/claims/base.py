@@ -42,7 +42,7 @@ class Check:
     low: float
     high: float
     why: str
-    """The text says where the interval comes from."""
+    """The derivation of the interval."""
 
     @property
     def holds(self) -> bool:
@@ -84,18 +84,18 @@ class Claim:
 
     title: str
     statement: str
-    """In our own words, with the paper's number."""
+    """The statement in our own words, with its number in the paper."""
     source: str
     prediction: str
     tolerance: str
-    """The text says how the intervals of the checks were derived."""
+    """The derivation of the intervals of the checks."""
     control: str
-    """The text says what is planted in the negative control; each of its checks must fail."""
+    """The error that is planted in the negative control; each of its checks must fail."""
     seed: int
     measure: Callable[[Effort], Measurement]
     violate: Callable[[Effort], Measurement]
     draw: Callable[[Data, Data], Figure]
-    """The figure of the data of `measure` and of `violate`."""
+    """Draws the data of `measure` and of `violate`."""
     reads: str = "no file"
     """Identifies the user's file that the experiment reads; kept results count only if it is the same."""
 

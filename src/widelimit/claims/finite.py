@@ -1,4 +1,4 @@
-"""Claims about finite networks share this code: NumPy draws random networks, and the library evaluates them at once."""
+"""Claims about finite networks share this code: NumPy draws random networks, and the library evaluates many at once."""
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ from widelimit.arithmetic import arithmetic
 from widelimit.training.loop import Training
 
 CHUNK = 2**22
-"""Most numbers that networks held at once have: 32 MiB of float64."""
+"""Numbers in the networks that are evaluated at once, at most: 32 MiB of float64."""
 
 
 def parameters(
@@ -70,7 +70,7 @@ def _each(
     seed: int,
     size: int,
 ) -> np.ndarray:
-    """Evaluate `function` of `count` random networks, in batches of one shape; size: numbers held a network."""
+    """Evaluate `function` for `count` random networks, in batches of one shape; size: numbers in memory per network."""
     batches = -(-count * size // CHUNK)
     rng, batch = np.random.default_rng(seed), -(-count // batches)
     with arithmetic(True):
@@ -133,7 +133,7 @@ def tangent_kernels(
 ) -> np.ndarray:
     """Compute empirical tangent kernels sum_p df_a/dp df_b/dp of `count` random networks, (count, n, n, c, c).
 
-    By plain Jacobians, for a few points: independent of `empirical_ntk`.
+    Uses plain Jacobians, for a few points, and is independent of `empirical_ntk`.
     """
     sizes = (X.shape[1], *widths, output_dim)
     return _each(_tangents, net, X, sizes, count=count, seed=seed, size=_held(widths) * len(X) * output_dim)

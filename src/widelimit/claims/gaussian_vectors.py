@@ -16,7 +16,7 @@ MEAN = np.array([1.0, -2.0, 0.5, 0.0])
 LEVEL = 5.0
 """Largest of 14 normal deviates: beyond 5 with probability 8e-6."""
 GRID = np.arange(-7, 7.01, 0.5)
-"""In standard deviations. The trapezoidal rule on a Gaussian errs by 2 exp(-2 pi^2/0.5^2) = 1e-34, the cut by 3e-12."""
+"""Nodes in standard deviations: the trapezoidal rule errs by 2 exp(-2 pi^2/0.5^2) = 1e-34, the cut by 3e-12."""
 
 
 def process(size: int) -> tuple[wl.GaussianProcess, np.ndarray]:

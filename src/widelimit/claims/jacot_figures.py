@@ -22,7 +22,7 @@ BIAS = 0.1
 """beta of the paper's figures."""
 DEEP = wl.mlp(depth=4, activation="relu", weight_std=1.0, bias_std=BIAS)
 RATE = 0.5
-"""Their learning rate 1 is on half the mean squared error: half of it on this library's cost."""
+"""The learning rate on this library's cost: the paper's rate 1 is for half the mean squared error."""
 ANGLES = np.linspace(-np.pi, np.pi, 49)
 """gamma: kernels between (1, 0) and (cos gamma, sin gamma)."""
 NEAR_CONVERGENCE = {Effort.QUICK: (500, 20), Effort.FULL: (1000, 30)}
@@ -43,12 +43,12 @@ def circle(angles: np.ndarray) -> np.ndarray:
 
 
 class Sample(NamedTuple):
-    """The sample holds networks of Figure 1."""
+    """These are the numbers of networks of Figure 1."""
 
     width: int
     inits: int
     trained: int
-    """This number of them is trained."""
+    """The number of networks that are trained."""
 
 
 def kernels(of: Sample, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,14 +91,14 @@ LABELS = np.array([0.6, -0.4, 0.8, -0.5])
 
 
 class Component(NamedTuple):
-    """The object holds Figure 3 for one width: |g_t| along the second component and |h_t| across it, by time."""
+    """Figure 3 for one width has |g_t| along the second principal component and |h_t| orthogonal to it, over time."""
 
     along: np.ndarray
     across: np.ndarray
 
 
 class Principal(NamedTuple):
-    """The object holds the limiting kernel's principal components on n images."""
+    """These are the limiting kernel's principal components on n images."""
 
     X: np.ndarray
     """(n, d) grey values in [0, 1]."""

@@ -39,11 +39,11 @@ def errors(
     """Return rms relative errors of K and Theta and standard errors, (2, 2, widths).
 
     Args:
-        make: the network of a width.
+        make: function from a width to a network.
         rows: inputs, (n, d) float32.
         limits: K and Theta at infinite width, (n, n) each.
         sizes: widths, and how many networks of each.
-        seed: of the first network.
+        seed: seed of the first network; the next ones take the next integers.
     """
     found, inputs = [], jnp.asarray(rows)
     for width, networks in sizes:

@@ -1,4 +1,4 @@
-"""With as many hidden units as rows, the posterior of networks is that of the limit's kernel times a random scale."""
+"""With as many hidden units as rows, the kernel of the networks' posterior is the limit's times a random scale."""
 
 import functools
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Sampled(NamedTuple):
     variance: np.ndarray
     variance_error: np.ndarray
     evidence: float
-    """p(y), and its standard error."""
+    """p(y) and its standard error."""
     evidence_error: float
 
 
@@ -91,7 +91,7 @@ def networks(activation: str, widths: tuple[int, ...], draws: int) -> Sampled:
 
 
 def predicted(activation: str, widths: tuple[int, ...]) -> wl.ProportionalPosterior:
-    """Predict the same without drawing."""
+    """Predict the same moments by `proportional_posterior`."""
     X, y, Z = problem()
     return wl.proportional_posterior(net(activation, len(widths)), X, y, width=widths, noise=NOISE, probes=Z)
 

@@ -22,7 +22,7 @@ SEED = 2101
 POINTS = np.random.default_rng(SEED).standard_normal((48, 3))
 W, B = 1.3, 0.2
 ALPHA = W**2 / 2
-"""Weights of variance W^2 behind relu multiply variances and squared gradients by this."""
+"""Factor of variances and squared gradients by weights of variance W^2 after relu."""
 DEPTHS = np.array([10, 100, 1000, 10_000])
 ROWS = 256
 """Rows of the matrix whose memory is measured."""
@@ -152,7 +152,7 @@ def slope_of(name: str, depths: np.ndarray, values: np.ndarray, predicted: float
 
 
 def gradient_check(blocks: int, found: float, name: str) -> Check:
-    """Check chi against (1 + alpha/L)^L, to a rounding a block."""
+    """Check chi against (1 + alpha/L)^L, to one rounding error per block."""
     predicted = (1 + ALPHA / blocks) ** blocks
     why = f"(1 + W^2/(2 L))^L = {predicted:.5g}; a rounding a block"
     return within(name, found / predicted, 1.0, (64 + blocks) * EPS, why)

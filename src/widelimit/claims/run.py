@@ -1,4 +1,4 @@
-"""Claims run one after another, with results kept so that a run that was stopped goes on where it was."""
+"""Claims run one after another; results are kept, so that an interrupted run continues where it stopped."""
 
 import functools
 import json
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def run(name: str, effort: Effort, *, claim: Claim | None = None) -> Outcome:
-    """Measure a claim and its negative control; whatever goes wrong is an outcome, not an exception.
+    """Measure a claim and its negative control; an exception in it becomes part of the outcome.
 
     claim: measured in place of the claim of that name, e.g. one that reads a user's file.
     """
@@ -84,7 +84,7 @@ def run_all(
 
 @functools.cache
 def fingerprint() -> str:
-    """Hash the library's code: results of other code are not these results."""
+    """Hash the library's code, as results of other code do not count."""
     root = Path(widelimit.__file__).parent
     return sha256(*(f"{path.relative_to(root)}\0".encode() + path.read_bytes() for path in sorted(root.rglob("*.py"))))
 
@@ -131,7 +131,7 @@ def _file(folder: Path, name: str, effort: str) -> Path:
 
 
 def _kept(folder: Path, name: str, effort: Effort, reads: str) -> Outcome | None:
-    """Return the outcome kept in the folder, if it is whole, of this code and of what the claim reads."""
+    """Return the outcome kept in the folder if it is complete, and of this code and this input file; else None."""
     path = _file(folder, name, effort.value)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:

@@ -1,4 +1,4 @@
-"""A transformer block tends to its limit: over d with the width of its heads, over the root of d with their number."""
+"""A transformer block tends to its limit: with scores over d as heads get wide, over sqrt(d) as heads get many."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ NETWORKS = np.array([128, 48, 16])
 STDS = {"d": (2.0, 1.5), "sqrt_d": (0.5, 1.0)}
 """query_std and key_std."""
 OTHERS = {"d": (1e-9, 1.0), "sqrt_d": (1.0, 1.0)}
-"""Those of the control."""
+"""query_std and key_std of the negative control."""
 VALUE = 2.0
 
 

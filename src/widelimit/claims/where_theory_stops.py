@@ -20,12 +20,12 @@ STEPS = 200
 
 
 def deep(parameterization: str = "ntk") -> wl.Network:
-    """Make the network of all but the catapult."""
+    """Make the network of all checks except the catapult."""
     return wl.mlp(depth=3, activation="erf", weight_std=1.5, bias_std=0.3, parameterization=parameterization)
 
 
 class LargeRateRun(NamedTuple):
-    """A network is trained at a large learning rate, and kernel descent beside it."""
+    """These are the losses of a network at a large learning rate, and of kernel descent at the same rate."""
 
     loss: np.ndarray
     """Losses of the network, (steps + 1,)."""

@@ -16,7 +16,7 @@ def adjacencies(given: Mapping[str, np.ndarray], places: list[Any]) -> list[Any]
 
     Args:
         given: A, (n, t, t); or A_data, A_indices and A_indptr, the CSR form of one matrix of all nodes, graph by graph.
-        places: where in X the nodes of each graph are.
+        places: for each graph, the index of its nodes in X.
 
     Raises: ValueError: neither, or sizes that do not agree; edges of nodes that are not there, or between graphs.
     """

@@ -41,7 +41,7 @@ PENALTIES = np.logspace(-3, 2, 6)
 @final
 @dataclass(frozen=True)
 class Fold:
-    """A fold holds what a model sees: training rows, targets, and rows to predict."""
+    """A fold has training rows, their targets, and rows to predict."""
 
     X: Float[np.ndarray, "n d"]
     y: np.ndarray

@@ -1,4 +1,4 @@
-"""Work of a command is done by threads, by processes of this machine, or by the workers of a Dask scheduler."""
+"""Tasks of a command run in threads, in processes of this machine, or on the workers of a Dask scheduler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from widelimit.cli.reporting import note
 WAIT = 5
 """Seconds in which a scheduler must answer."""
 PROCESS = 200 * 2**20
-"""Bytes that a process takes before it has any work: Python, JAX and what it compiles."""
+"""Bytes that a process takes without any data: Python, JAX and compiled programs."""
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def _dask(address: str) -> Any:
 
 @contextmanager
 def _processes(count: int) -> Iterator[Any]:
-    """Yield an executor whose processes do not see Ctrl-C: they end with the command, which says what is to be said."""
+    """Yield an executor whose processes ignore Ctrl-C: they end with the command, which prints the message."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import active_children, get_context, resource_tracker
 

@@ -1,4 +1,4 @@
-"""Models are compared on splits of a table, a user's or a bundled one: every model is fitted on every split."""
+"""Models are compared on splits of a table: every model is fitted to the training rows of every split, and scored."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from widelimit.messages import list_names
 SCORES = {"regression": ("rmse", "nlpd", "coverage_95"), "classification": ("accuracy", "log_loss")}
 
 MATRICES = 3
-"""n x n matrices of float64 that a model holds at most: the kernel, its factor, and a copy between them."""
+"""n x n matrices of float64 in memory for a model, at most: the kernel, its factor, and a copy between them."""
 ONE_THREAD = 3000
-"""Up to so many rows every model runs on one thread: more gain little, and threads that spin cost many times that."""
+"""Rows up to which every model runs on one thread: more threads gain little, and waiting ones slow others down."""
 
 
 @final
@@ -43,7 +43,7 @@ class ModelScores:
     seconds: np.ndarray
     """(folds,): choice of hyper-parameters, fit and prediction, compilation included."""
     chosen: Mapping[str, float]
-    """Hyper-parameters that the training rows of the last fold have chosen."""
+    """Hyper-parameters that were chosen on the training rows of the last fold."""
     remarks: tuple[str, ...]
     """Warnings of the model, each once."""
 
@@ -150,7 +150,7 @@ def models(table: TargetTable, given: Mapping[str, Any], *, costly: bool) -> tup
 @final
 @dataclass(frozen=True)
 class SplitData:
-    """The data of a comparison are what models see of each split, and what they are scored against."""
+    """The data of a comparison are the inputs of each split, and the targets for the scores."""
 
     task: str
     target: np.ndarray
@@ -194,13 +194,13 @@ class Candidates:
 def table_candidates(
     path: Path, choices: TableChoices, given: Mapping[str, Any], folds: int, *, costly: bool
 ) -> Candidates:
-    """Read a table: what models see of it, and the models.
+    """Read a table, and choose the models that are compared on it.
 
     Args:
         path: the table.
-        choices: what the user says about it.
+        choices: the options of the user for this table.
         given: parameters of this library's estimators.
-        folds: of the cross-validation.
+        folds: number of folds of the cross-validation.
         costly: also models that take minutes.
 
     Raises:

@@ -44,7 +44,7 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def refuse_unknown(text: str, name: str, known: list[str]) -> NoReturn:
-    """Refuse a name that is not known, with the one that is near."""
+    """Refuse an unknown name, and suggest the nearest known one."""
     from widelimit.messages import did_you_mean  # loads JAX, whose cache the command sets up first
 
     raise typer.BadParameter(f"{text}{did_you_mean(name, known)}")

@@ -114,7 +114,7 @@ def load(name: str, *, seed: int, size: int) -> SplitData:
 @final
 @dataclass(frozen=True)
 class DemoTable:
-    """A table holds all models on one data set."""
+    """A table has the scores of all models on one data set."""
 
     name: str
     data: SplitData
@@ -141,7 +141,7 @@ class DemoTable:
 @final
 @dataclass(frozen=True)
 class DemoResult:
-    """The result holds everything that the demo found, and the seconds it took."""
+    """The result has all tables of the demonstration, and the seconds it took."""
 
     seed: int
     tables: tuple[DemoTable, ...]

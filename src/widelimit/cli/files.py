@@ -1,4 +1,4 @@
-"""Files that the command line writes are checked before the work, and written whole or not at all."""
+"""Files that the command line writes are checked before a computation, and written as a whole or not at all."""
 
 from __future__ import annotations
 

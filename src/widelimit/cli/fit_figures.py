@@ -1,4 +1,4 @@
-"""Figures of the report of a fit are five inches wide."""
+"""The figures of the report of a fit: targets, predictions, errors, calibration, dependence."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from widelimit.displays.importance import ImportanceDisplay, height
 from widelimit.shapes import Float
 
 MOST_CLASSES = 15
-"""Classes in a confusion matrix: those of the most rows."""
+"""Classes in a confusion matrix, at most: those of the most rows."""
 BINS = 10
 POINTS = 2000
-"""Points of a scatter plot."""
+"""Points of a scatter plot, at most."""
 
 
 def target(values: np.ndarray, name: str) -> Figure:

@@ -36,7 +36,7 @@ MEANINGS = {
 }
 """Explanations of what `FitResult.chosen` holds."""
 KINDS = {"category": "categories", "rank": "ordered categories", "instant": "dates"}
-"""Kinds of columns in the plural, of those that are irregular."""
+"""Irregular plurals of kinds of columns."""
 COLUMNS = 200
 """Columns that are listed."""
 SHUFFLED_ROWS, REPEATS = 500, 5
@@ -48,7 +48,7 @@ WORST = 5
 
 
 def write(path: Path, result: FitResult, warned: Sequence[str], *, quiet: bool) -> None:
-    """Make the report and write it. `warned`: warnings of the fit. Raises: OSError."""
+    """Make the report and write it. warned: warnings of the fit. Raises: OSError: it cannot be written."""
     with terminal.busy_bar(f"report {path.name}", quiet=quiet):
         text = page(result, warned)
     with atomic_write(path) as stream:

@@ -1,4 +1,4 @@
-"""Every training row is predicted from others, in closed form or by folds, and the predictions are judged."""
+"""Each training row is predicted from the others, in closed form or by folds, and the predictions are scored."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ from widelimit.shapes import Float, Int
 
 FOLDS = 5
 FOLD_ROWS = 2000
-"""Rows that are predicted by folds."""
+"""Rows that are predicted by folds, at most."""
 FEW = 5
 """A class of fewer rows than this is rare."""
 EXACT = 0.999
-"""From this share of the variance, or of the rows, on a column may give the target away."""
+"""A column that explains at least this share of the variance, or of the rows, may contain the target."""
 
 
 @final
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows are predicted by a model that has not seen them."""
+    """These are predictions of rows by a model that has not seen them."""
 
     rows: Int[np.ndarray, " m"]
-    """Numbers of the rows among the training rows."""
+    """Indices of the rows among the training rows."""
     mean: np.ndarray
-    """Means of a regression, (m,); probabilities of classes, (m, c)."""
+    """Means for a regression, (m,); probabilities of classes, (m, c)."""
     std: Float[np.ndarray, " m"]
-    """Standard deviations of an observation of a regression; else empty."""
+    """Standard deviations of an observation for a regression; else empty."""
     how: str
-    """Describes how, in a sentence."""
+    """A sentence that says how they were predicted."""
 
 
 def held_out(estimator: Any, X: Float[np.ndarray, "n d"], y: np.ndarray) -> HeldOut:
     """Predict each training row from others.
 
-    Gaussian posteriors, and classes at infinite time, give each row from all others in closed form; other fits, those
-    whose matrix is singular, and those too large for its inverse, are fitted again in 5 folds.
+    Gaussian posteriors, and classes at infinite time, are predicted from all other rows in closed form. Other fits are
+    fitted again in 5 folds, and so are those whose matrix is singular or too large to be inverted.
     """
     reason = ""
     try:
@@ -114,7 +114,7 @@ def _folds(estimator: Any, X: np.ndarray, y: np.ndarray) -> HeldOut:
 
 
 def _refitted(estimator: Any, X: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Any:
-    """Fit the estimator to some of its rows: with its network, scales and noise where one array holds its targets."""
+    """Fit the estimator to some of its rows; for targets in one array, with its network, scales and noise."""
     fitted = estimator.fitted_
     if not isinstance(fitted, Fitted | FittedClasses):
         with warnings.catch_warnings():
@@ -128,17 +128,17 @@ def _refitted(estimator: Any, X: np.ndarray, y: np.ndarray, rows: np.ndarray) ->
 
 
 class Assessment(NamedTuple):
-    """The assessment holds scores of predictions, in words."""
+    """The assessment holds scores of predictions, as text."""
 
     summary: str
     lines: list[tuple[str, str, str]]
     """Name, value and meaning of each score."""
     remarks: list[str]
-    """Sentences on what looks wrong."""
+    """Sentences about possible problems."""
 
 
 def assess_regression(found: HeldOut, y: Float[np.ndarray, " m"], *, unit: str) -> Assessment:
-    """Judge means and standard deviations of observations y; `unit` names the target."""
+    """Score means and standard deviations of observations y; `unit` names the target."""
     rmse, spread = scores.rmse(found.mean, y), float(np.std(y))
     explained = 1 - (rmse / spread) ** 2 if spread > 0 else 1.0
     covered = scores.interval_coverage(found.mean, found.std, y)
@@ -158,7 +158,7 @@ def assess_regression(found: HeldOut, y: Float[np.ndarray, " m"], *, unit: str) 
 
 
 def _regression_remarks(explained: float, covered: float, n: int) -> list[str]:
-    """Say what looks wrong."""
+    """Return sentences about possible problems."""
     remarks = []
     if explained >= EXACT:
         remarks.append(
@@ -179,7 +179,7 @@ def _regression_remarks(explained: float, covered: float, n: int) -> list[str]:
 
 
 def assess_classes(found: HeldOut, y: np.ndarray, classes: np.ndarray) -> Assessment:
-    """Judge probabilities of the classes, (m, c), by true labels."""
+    """Score probabilities of the classes, (m, c), with true labels."""
     labels = np.searchsorted(classes, y)
     share = np.bincount(labels, minlength=len(classes)) / len(labels)
     with np.errstate(divide="ignore"):

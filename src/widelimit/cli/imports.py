@@ -1,4 +1,4 @@
-"""scikit-learn loads SciPy's statistics and pandas, a third of the time that a command takes to start, for little.
+"""scikit-learn loads SciPy's statistics and pandas, which is a third of the start of a command and hardly used.
 
 A command that does its work a second time has its programs compiled: what is left of its start are imports.
 """

@@ -83,7 +83,7 @@ def _call_endings(done: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Write one line on stderr, past the streams, which the main thread may hold; show a bar's cursor again."""
+    """Write one line directly on stderr, as the main thread may hold the streams; show a bar's cursor again."""
     clear = b"\r\x1b[K\x1b[?25h" if os.isatty(2) else b""
     with suppress(OSError):  # stderr is closed
         os.write(2, clear + f"widelimit: {text}\n".encode())
@@ -107,14 +107,14 @@ def announce_resumption(remark: str) -> Iterator[None]:
 
 
 def remarks() -> list[str]:
-    """Take the remarks on the work that was interrupted."""
+    """Remove and return the remarks on the work that was interrupted."""
     taken = list(_remarks)
     _remarks.clear()
     return taken
 
 
 def leave(code: int) -> None:
-    """Write what is left for stdout, and end the process without taking the interpreter down."""
+    """Write what is left for stdout, and end the process without the shutdown of the interpreter."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

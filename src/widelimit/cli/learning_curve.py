@@ -12,7 +12,7 @@ from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, with_opti
 from widelimit.cli.reporting import note, print_json
 
 _LARGEST = 2000
-"""Rows that are used unless --rows asks for others."""
+"""Rows that are used unless --rows says otherwise."""
 
 
 @with_options(choices=TABLE, network=NETWORK, output=OUTPUT)
@@ -89,7 +89,7 @@ def _data(path: Path, choices: TableChoices) -> tuple[Any, Any, list[str]]:
 
 
 def _even_sizes(rows: int) -> list[int]:
-    """Return some eight sizes, evenly spaced on a logarithmic axis, up to nine tenths of the rows."""
+    """Return about eight sizes, evenly spaced on a logarithmic axis, up to nine tenths of the rows."""
     import numpy as np
 
     largest = max(1, int(0.9 * rows))

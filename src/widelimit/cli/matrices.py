@@ -166,7 +166,7 @@ def require_finite(diagonal: np.ndarray) -> None:
     """Refuse inputs whose kernel matrix would hold numbers that are not finite: K(x, y)^2 <= K(x, x) K(y, y).
 
     Raises:
-        ValueError: with the row.
+        ValueError: some would be, with the row.
     """
     bad = np.flatnonzero(~np.isfinite(diagonal))
     if bad.size:

@@ -124,7 +124,7 @@ def noise_std(estimator: Any) -> dict[str, float]:
 
 
 def plain(value: Any) -> Any:
-    """Return a number for JSON; an infinite one, for which JSON has none, as text."""
+    """Return a number for JSON; an infinite one, which JSON lacks, as text."""
     return value if not isinstance(value, float) or np.isfinite(value) else str(value)
 
 
@@ -221,14 +221,14 @@ def fit_rows(
 @final
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions hold what `predict` found."""
+    """The predictions are the result of `predict`."""
 
     schema: Schema
     frame: pl.DataFrame
     """The target's column; with --std its standard deviation, or the probability of each class."""
     notes: list[str]
     scores: dict[str, float]
-    """Against the target's column, where the new table has it."""
+    """Scores against the target's column, if the new table has it."""
     seconds: float
 
     def document(self) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def predict_rows(
     std: bool,
     quiet: bool,
 ) -> Predictions:
-    """Predict rows, PREDICTED_ROWS at a time, and score them against the truth. Raises: ValueError: too far rows."""
+    """Predict rows, PREDICTED_ROWS at a time, and score them. Raises: ValueError: rows too far away."""
     parts = []
     with terminal.progress(-(-len(X) // PREDICTED_ROWS), "parts", quiet=quiet) as advance:
         for i in range(0, len(X), PREDICTED_ROWS):
@@ -299,7 +299,7 @@ def predict_rows(
 
 
 def padded_columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
-    """Call `columns` with X filled up to whole blocks: a product's last bits depend on the rows at its end."""
+    """Call `columns` with X padded to whole blocks, as the last bits of a product depend on the rows at its end."""
     filled = X[np.arange(-(-len(X) // ROW_MULTIPLE) * ROW_MULTIPLE) % len(X)]
     try:
         with np.errstate(all="ignore"):
@@ -309,7 +309,7 @@ def padded_columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -
 
 
 def require_finite(out: pl.DataFrame) -> None:
-    """Refuse predictions that are no finite numbers. Raises: ValueError: with the row."""
+    """Refuse predictions that are not finite numbers. Raises: ValueError, with the row."""
     finite = out.select(pl.all_horizontal(pl.lit(True), pl.selectors.float().is_finite())).to_series()
     rows = (~finite.fill_null(False)).arg_true()
     if len(rows):

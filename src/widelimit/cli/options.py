@@ -55,7 +55,7 @@ class Output:
 @final
 @dataclass(frozen=True)
 class TableChoices:
-    """The user chooses these things about a table."""
+    """These are the options of a user for a table."""
 
     target: Annotated[
         str,

@@ -1,4 +1,4 @@
-"""Models of pictures are fitted, predict, and are compared."""
+"""Models of pictures: `fit` and `predict` serve the commands of these names, `candidates` serves `benchmark`."""
 
 from __future__ import annotations
 
@@ -49,13 +49,11 @@ def _training_data(path: Path, choices: TableChoices) -> tuple[Pictures, TargetT
             f"{path}: has no labels. A folder has a subfolder for each class; a .npz file has an array y or y_train "
             f"beside X, or another that --target names; labels of a .npy file are another one, --target labels.npy."
         )
-    if len(data.images) < 2:
-        raise ValueError(f"{path}: has 1 image; a model needs at least 2.")
     named = choices.target if path.suffix.lower() == ".npz" else ""
     name = "class" if path.is_dir() else named or "y"
-    rows, table = training_data.labelled(path, pl.Series(name, data.target), choices, partial(decide_task, path))
-    notes = data.notes + targets.constant(table.target, name)
-    return Pictures(path, data.images[rows], table.target, data.names, notes), table
+    labels, decide = pl.Series(name, data.target), partial(decide_task, path)
+    rows, table, notes = training_data.labelled(path, labels, choices, decide, "image")
+    return Pictures(path, data.images[rows], table.target, data.names, data.notes + notes), table
 
 
 def decide_task(path: Path, target: pl.Series) -> tuple[str, str]:
@@ -130,7 +128,7 @@ def predict(model: Path, stored: StoredModel, path: Path, *, std: bool, quiet: b
 
 
 def _fitting(data: Pictures, image: Image) -> np.ndarray:
-    """Return images as the model reads them; grey ones as three equal colours. Raises: ValueError: another size."""
+    """Return images as the model reads them, grey ones with three equal colours. Raises: ValueError: another size."""
     if data.shape[:-1] == image.sites and data.shape[-1] == 1:
         return np.broadcast_to(data.images, (len(data.images), *image.shape))
     if data.shape != image.shape:

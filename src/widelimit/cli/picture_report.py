@@ -1,4 +1,4 @@
-"""The report of a fit shows, for images, where the model looks, and the images that it predicts worst."""
+"""The report of a fit to images shows which parts matter to the model, and the images that it predicts worst."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from widelimit.displays.axes import label
 from widelimit.pages import digits, picture, table
 
 IMAGES, CELLS, SECONDS = 60, 8, 120.0
-"""Images of which parts are shuffled, parts along an axis, and the seconds that it may take."""
+"""Images whose parts are shuffled, parts along an axis, and seconds that this may take, at most."""
 WORST = 8
 """Images that are shown because they are predicted worst."""
 
 
 def loss_of_parts(result: FitResult, score: Any) -> np.ndarray | float:
-    """Return the loss of score where a part of the images is another image's; or the seconds, where too long."""
+    """Return the loss of score if a part of each image is replaced by that of another; or the seconds, if too long."""
     data = result.data
     rows, order = (np.random.default_rng(k).permutation(len(data.images))[:IMAGES] for k in (0, 1))
     X, others, y = data.images[rows], data.images[order], np.asarray(data.target)[rows]
@@ -41,7 +41,7 @@ def loss_of_parts(result: FitResult, score: Any) -> np.ndarray | float:
 
 
 def importance(result: FitResult, score: Any, what: str) -> str:
-    """Draw where the model looks."""
+    """Draw the loss of score for each part of the images."""
     found = loss_of_parts(result, score)
     head = "<h2>Which parts of the images matter</h2>"
     if not isinstance(found, np.ndarray):
@@ -80,7 +80,7 @@ def worst(found: HeldOut, y: np.ndarray, result: FitResult) -> str:
 
 
 def _described(found: HeldOut, y: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
-    """Return the order of the rows, the worst first, and what is said of each."""
+    """Return the order of the rows, the worst first, and a caption for each."""
     if classes is None:
         z = np.abs(scores.standardised(y, found.mean, found.std))
         return np.argsort(-z, kind="stable"), [f"{digits(a)}, {digits(b)}" for a, b in zip(y, found.mean, strict=True)]

@@ -1,4 +1,4 @@
-"""Pictures are read: arrays of .npy and .npz files, and folders with one subfolder for each class."""
+"""Pictures are read from arrays in .npy and .npz files, and from folders with one subfolder for each class."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 IMAGES = ("X", "images", "x")
 LABELS = ("y", "labels", "target")
 MOST_CHANNELS = 4
-"""More are features rather than colours: the first axis of so few, and a last axis of more, is channels first."""
+"""Channels, at most, in an axis of colours: a first axis of so few before a last axis of more is channels first."""
 
 
 @final
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures have one size; beside them is what the file says of their classes or values."""
+    """The pictures have one size; with them are the targets that the file has."""
 
     path: Path
     images: np.ndarray
@@ -135,7 +135,7 @@ def _checked(path: Path, images: np.ndarray, labels: np.ndarray | None) -> Pictu
 
 
 def _remarks(images: np.ndarray) -> list[str]:
-    """Return what a user should know of the pixels."""
+    """Return notes about the pixels, for the user."""
     notes = [f"pixels are bytes, 0 to {images.max()}; every channel is standardised"] * (images.dtype == np.uint8)
     flat = int((images.max(axis=(1, 2)) == images.min(axis=(1, 2))).all(axis=1).sum())
     return notes + [f"{flat} images are of one colour"] * (flat > 0)
@@ -179,7 +179,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _picture(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Return (height, width, 1 or 3) grey values or colours, 0 to 255, and what was done to get them."""
+    """Return grey values or colours, (height, width, 1 or 3), 0 to 255, and a note on how they were converted."""
     from PIL import Image
 
     said = []

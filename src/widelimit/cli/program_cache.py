@@ -44,7 +44,7 @@ class CachePlace:
     """A place is a folder where compiled programs are kept."""
 
     folder: Path | None
-    """None: nowhere."""
+    """The folder; None if programs are not kept."""
     reason: str
     """The cause of the place, or of its absence."""
 
@@ -145,7 +145,7 @@ def use(*, off: bool) -> Path | None:
 
 
 def note_refusal(error: OSError) -> str:
-    """Remember that the place is not used; returns a remark for the user if they can change that."""
+    """Note that the place is not used; return a remark for the user if they can change that."""
     _places.append(CachePlace(None, f"off: {error}"))
     return "" if error.errno else f"compiled programs are not kept: {error}"
 

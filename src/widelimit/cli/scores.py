@@ -9,7 +9,7 @@ import numpy as np
 from widelimit.shapes import Float, Int
 
 NORMAL_QUANTILE = 1.959963984540054
-"""The 97.5 % quantile of N(0, 1): mean +- this many standard deviations hold 95 %."""
+"""The 97.5 % quantile of N(0, 1): mean +- this many standard deviations contain 95 %."""
 
 LEVEL = 0.95
 

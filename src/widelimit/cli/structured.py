@@ -1,4 +1,4 @@
-"""Sequences and graphs are read: arrays of .npz files, and list columns of Parquet tables."""
+"""Sequences and graphs are read from arrays of .npz files, and from list columns of Parquet tables."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ LABELS = "y"
 @final
 @dataclass(frozen=True)
 class Structured:
-    """The sequences or graphs of a file are packed to rows; beside them is what it says of their classes or values."""
+    """The sequences or graphs of a file are packed to rows, with the targets that the file has."""
 
     path: Path
     inputs: Sequence | Graph
     X: np.ndarray
     """(n, size), as `inputs.pack` makes them."""
     target: pl.Series | None
+    """(n,) classes or values; None if the file has none."""
     columns: list[str]
     """The list columns of a Parquet table, in the order of the features."""
     notes: list[str]
@@ -52,7 +53,7 @@ class Structured:
 
 
 def structure_of(network: Any) -> Sequence | Graph | None:
-    """Return the sequences or graphs that a network reads; None: it reads rows or images, or is none."""
+    """Return the sequences or graphs that a network reads; None for rows, images, and what is not a network."""
     inputs: Sited | None = getattr(network, "inputs", None)
     return inputs if isinstance(inputs, (Sequence, Graph)) else None
 
@@ -70,9 +71,9 @@ def read(
 
     Args:
         path: .npz; of sequences also .parquet.
-        inputs: what the network reads.
-        target: the array of labels, y unless given; of a table the column.
-        test: take X_test and y_test, where an .npz file has them; columns of a table that are not used are noted.
+        inputs: the form of input that the network reads.
+        target: the array of labels (y unless given), or the column of a table.
+        test: take X_test and y_test if an .npz file has them; note columns of a table that are not used.
         drop: columns of a table to leave out.
         columns: the list columns of a table; all of them unless given.
 
@@ -117,6 +118,7 @@ def _of_arrays(path: Path, inputs: Sequence | Graph, target: str, test: bool) ->
 
 
 def _labels(name: str, values: np.ndarray, end: str) -> pl.Series:
+    """Return labels as a column. Raises: ValueError: neither numbers nor text."""
     if values.dtype.kind not in "fiubU":
         raise ValueError(f"{name}: labels are numbers or text, not {values.dtype}.")
     return pl.Series(name.removesuffix(end), values)
@@ -163,7 +165,7 @@ def _places(given: dict[str, np.ndarray], inputs: Sequence | Graph) -> list[Any]
     """Return where in X the sites of each input are. Raises: ValueError: lengths, mask or offsets that do not fit."""
     X, how = given["X"], [name for name in PARTS[1:] if name in given]
     if len(how) > 1:
-        raise ValueError(f"it has {' and '.join(how)}; one of them says which sites are there, leave the others out.")
+        raise ValueError(f"it has {' and '.join(how)}; each says which sites are there: keep one of them only.")
     if not X.size:
         raise ValueError(f"X has shape {X.shape}; at least one {inputs.kind} is needed.")
     flat = X.ndim == 1 or (X.ndim == 2 and "offsets" in given)
@@ -182,8 +184,8 @@ def _places(given: dict[str, np.ndarray], inputs: Sequence | Graph) -> list[Any]
     lengths = given.get("lengths", np.full(len(X), X.shape[1]))
     if how == ["offsets"] or lengths.shape != (len(X),) or lengths.dtype.kind not in "iu":
         raise ValueError(
-            f"X has shape {X.shape}, padded: it takes lengths, {len(X)} integers, one for each {inputs.kind}; offsets "
-            f"are for all sites in a row."
+            f"X has shape {X.shape}, which is padded: lengths must be {len(X)} integers, one for each {inputs.kind}; "
+            f"offsets are for all sites in a row."
         )
     if not ((lengths >= 1) & (lengths <= X.shape[1])).all():
         bad = int(np.argmin((lengths >= 1) & (lengths <= X.shape[1])))
@@ -194,7 +196,7 @@ def _places(given: dict[str, np.ndarray], inputs: Sequence | Graph) -> list[Any]
 def _by_offsets(offsets: np.ndarray | None, sites: int) -> list[Any]:
     if offsets is None:
         raise ValueError(
-            f"X has {sites} sites in a row, and there is no array offsets, which says where each input begins and the "
+            f"X has {sites} sites in a row, so an array offsets is needed, which says where each input begins and the "
             f"last ends: [0, ..., {sites}]."
         )
     fine = offsets.ndim == 1 and offsets.dtype.kind in "iu" and len(offsets) > 1

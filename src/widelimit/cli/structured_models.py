@@ -1,4 +1,4 @@
-"""Models of sequences and graphs are fitted, and predict; --network says what is read."""
+"""Models of sequences and graphs: `fit` and `predict` serve the commands; --network says which inputs are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from widelimit.architecture.sequences import Graph, Sequence
-from widelimit.cli import models, picture_models, structured, targets, terminal, training_data
+from widelimit.cli import models, picture_models, structured, terminal, training_data
 from widelimit.cli.files import given_network
 from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
@@ -20,7 +20,7 @@ from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.persistence import StoredModel
 
 EXTRA = "structured"
-"""The key of what a model file holds beside the estimator."""
+"""The key under which a model file keeps the target, the task and the columns."""
 
 
 def inputs_given(given: Mapping[str, Any]) -> Sequence | Graph | None:
@@ -40,11 +40,9 @@ def _training_data(path: Path, choices: TableChoices, inputs: Sequence | Graph) 
             f"{path}: has no labels; name the column by --target, or save an array y (or another that --target names) "
             f"beside X."
         )
-    if len(data.X) < 2:
-        raise ValueError(f"{path}: has 1 {inputs.kind}; a model needs at least 2.")
-    rows, table = training_data.labelled(path, data.target, choices, partial(picture_models.decide_task, path))
-    notes = data.notes + targets.constant(table.target, table.name)
-    return replace(data, X=data.X[rows], notes=notes), table
+    decide = partial(picture_models.decide_task, path)
+    rows, table, notes = training_data.labelled(path, data.target, choices, decide, inputs.kind)
+    return replace(data, X=data.X[rows], notes=data.notes + notes), table
 
 
 def fit(

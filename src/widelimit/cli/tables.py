@@ -19,7 +19,7 @@ TEXT_FILES = (".csv", ".tsv", ".txt")
 PARQUET_FILES = (".parquet", ".pq")
 SEPARATORS = ",;\t|"
 HEAD = 2**16
-"""Bytes at the start of a file by which it is judged."""
+"""Bytes at the start of a file by which its kind is decided."""
 ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: \d+")
 """pandas gives this name to an index without a name."""
 GROWTH = 6
@@ -107,7 +107,7 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 
 def not_text(path: Path) -> str:
-    """Return the message for bytes that are no UTF-8."""
+    """Return the message for bytes that are not UTF-8."""
     return f"{path}: is not UTF-8 text; save it as UTF-8, or convert it: iconv -f latin1 -t utf-8 '{path}'."
 
 
@@ -181,7 +181,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
 
 
 def require_memory(path: Path, size: int) -> None:
-    """Refuse to read a file that memory does not hold."""
+    """Refuse to read a file that does not fit in memory."""
     memory.require(size, f"{path}: reading it", remedy="cut the file to the rows and columns that you need (head, cut)")
 
 

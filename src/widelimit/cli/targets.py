@@ -1,4 +1,4 @@
-"""The column that is predicted holds numbers, or classes as they are written."""
+"""The target, the column to predict, has numbers, or classes as they are written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from widelimit.columns.texts import EXACT, as_text, first, refuse_free_text, ref
 MOST_CLASSES = 10
 """A target of at most this many different integers is one of classes."""
 INTEGER = r"^-?(?:0|[1-9]\d*)(?:\.0*)?$"
-"""An integer as programs write it: no code such as 01."""
+"""An integer as programs write it; codes such as 01 are text."""
 
 
 def decide_task(target: pl.Series) -> tuple[str, str]:

@@ -1,4 +1,7 @@
-"""A file becomes what a model is fitted to: rows, schema, inputs and targets, and notes for the user."""
+"""Training data are read from a file: rows, target and task, then schema and inputs, with notes for the user.
+
+`load` and `encode` read tables; `labelled` serves pictures, sequences and graphs.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class TargetTable:
     """(n,) float64, or labels (integers or texts)."""
     task: str
     reason: str
-    """The cause of this task."""
+    """The reason for this task, for the user."""
     rows: int
     """Rows of the file, before any were drawn."""
     name: str = "y"
@@ -64,8 +67,7 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
     frame = tables.read(path, written=choices.written, unused=choices.drop)
     schema.require_columns(frame, [choices.target], "--target")
     rows = frame.height
-    if rows < 2:
-        raise ValueError(f"{path}: has 1 row; a model needs at least 2.")
+    _require_two(path, rows, "row")
     if choices.rows is not None and choices.rows < rows:
         frame = frame.sample(choices.rows, seed=choices.seed)
     column = frame[choices.target]
@@ -73,17 +75,29 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
     return TargetTable(path, frame, targets.target_values(column, task), task, reason, rows, choices.target)
 
 
+def _require_two(path: Path, count: int, what: str) -> None:
+    """Refuse a file of one row, image or other input. Raises: ValueError."""
+    if count < 2:
+        raise ValueError(f"{path}: has 1 {what}; a model needs at least 2.")
+
+
 def labelled(
-    path: Path, labels: pl.Series, choices: TableChoices, decide: Callable[[pl.Series], tuple[str, str]]
-) -> tuple[np.ndarray, TargetTable]:
-    """Return the rows that are drawn, and their target, of inputs that are no table. Raises: ValueError: unusable."""
+    path: Path, labels: pl.Series, choices: TableChoices, decide: Callable[[pl.Series], tuple[str, str]], what: str
+) -> tuple[np.ndarray, TargetTable, list[str]]:
+    """Draw rows of inputs that are not tables; return their numbers, their targets, and notes for the user.
+
+    labels: one label for each input. decide: from labels to task and reason. what: the name of one input.
+    Raises: ValueError: fewer than two inputs; labels that cannot be used.
+    """
+    _require_two(path, len(labels), what)
     rows = np.arange(len(labels))
     if choices.rows is not None and choices.rows < len(rows):
         rows = np.sort(np.random.default_rng(choices.seed).choice(rows, choices.rows, replace=False))
     frame = pl.DataFrame({labels.name: labels[rows]})
     task, reason = (choices.task, "by --task") if choices.task else decide(frame[labels.name])
     target = targets.target_values(frame[labels.name], task)
-    return rows, TargetTable(path, frame, target, task, reason, len(labels), labels.name)
+    table = TargetTable(path, frame, target, task, reason, len(labels), labels.name)
+    return rows, table, targets.constant(target, table.name)
 
 
 def refuse_contradictions(choices: TableChoices) -> None:
@@ -106,7 +120,7 @@ def require_memory(rows: int, matrices: float) -> None:
     """Refuse a table whose n x n matrices do not fit in memory.
 
     Raises:
-        MemoryError: with the number of rows that fit; nothing large was allocated.
+        MemoryError: they do not fit; the message has the number of rows that would. Nothing large was allocated.
     """
     fitting = int((memory.available() / (matrices * 8)) ** 0.5)
     fitting -= fitting % 10 ** max(len(str(fitting)) - 2, 0)
@@ -115,7 +129,7 @@ def require_memory(rows: int, matrices: float) -> None:
 
 
 def encode(table: TargetTable, choices: TableChoices) -> EncodedTable:
-    """Return schema, inputs and targets of all rows of a table."""
+    """Return all rows of a table as numbers, with the schema and notes for the user."""
     found, notes = schema.learn(
         table.frame,
         target=choices.target,

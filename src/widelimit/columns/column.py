@@ -16,7 +16,7 @@ from widelimit.messages import list_names
 from widelimit.shapes import Float
 
 Kind = Literal["number", "category", "rank", "date", "instant", "duration", "time"]
-"""A date has no time zone and an instant has one: days since 1970. A duration is in days, a time of day in hours."""
+"""Units: dates (without time zone) and instants (with one) are days since 1970, durations days, times of day hours."""
 PERIODS = {"year": 365.2425, "week": 7.0, "day": 1.0}
 """Cycles of dates, in days."""
 MOMENTS: tuple[Kind, ...] = ("date", "instant")
@@ -30,16 +30,16 @@ MISSING = "missingindicator_"
 @final
 @dataclass(frozen=True)
 class Column:
-    """The object holds what was learned of one column that a model uses."""
+    """A column that a model uses has a kind, categories and fillings, learned from training rows."""
 
     name: str
     categories: tuple[str, ...]
-    """One input for each; of ranks: in their order. Empty for a column of numbers."""
+    """Categories, one input for each, or ranks in their order. Empty for a column of numbers."""
     fill: float | str | None
-    """A missing value becomes this: median or most frequent category of the training rows; None: it is refused."""
+    """The value for missing ones: median or most frequent category of the training rows; None if they are refused."""
     kind: Kind = "number"
     flag: bool = False
-    """True if a value was missing in training: one more input is 1 where one is."""
+    """True if a value was missing in training: another input is then 1 for rows with a missing value."""
     periods: tuple[str, ...] = ()
     """Cycles of dates that the training rows show: sine and cosine of each are inputs."""
 
@@ -273,7 +273,7 @@ def shown(fill: float | str | None) -> str:
 
 
 class Encoding(NamedTuple):
-    """A table became inputs, with notes on what was filled, and on what training has not seen."""
+    """The inputs of a table come with notes on filled values, and on values that training has not seen."""
 
     X: Float[np.ndarray, "n d"]
     filled: list[str]

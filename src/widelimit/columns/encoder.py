@@ -32,10 +32,11 @@ class TableEncoder(TransformerMixin, BaseEstimator):
     where it was missing, if one was missing in training. Text is categories (at most 100), dates in ISO 8601, or
     refused.
 
-    The estimators apply it to tables of pandas, polars or pyarrow that have other columns than numbers, or gaps.
+    The estimators apply it to tables of pandas, polars or pyarrow that have columns other than numbers, or missing
+    values.
 
     Attributes:
-        columns_: what was learned of each column.
+        columns_: kind, categories and fillings of each column, learned in the fit.
         n_features_in_, feature_names_in_: see scikit-learn.
     """
 

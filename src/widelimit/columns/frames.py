@@ -22,7 +22,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "durations": (datetime.timedelta,),
     "times of day": (datetime.time,),
 }
-"""Kinds of objects in a column of objects; True is a number too, and counts as what comes first."""
+"""Kinds of objects in a column of objects; True, which is also a number, counts as the kind that comes first."""
 
 
 def read(value: Any) -> pl.DataFrame:

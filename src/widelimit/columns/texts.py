@@ -9,7 +9,7 @@ from decimal import Decimal
 import polars as pl
 
 CATEGORIES = {10: 1, 100: 2, 1000: 4}
-"""So many different texts at most: so many rows for each of them, on average, make a text column one of categories."""
+"""A text column has categories if it has at most so many different texts, with so many rows each on average."""
 GROUPED = r"^[+-]?\d{1,3}(?:[, '\x{2019}_\x{a0}\x{202f}]\d{3})+(?:\.\d+)?$"
 """A number with thousands separators."""
 COMMA = r"^[+-]?\d{1,3}(?:\.\d{3})+,\d+$|^[+-]?\d*,\d+$"
@@ -19,7 +19,7 @@ ISO = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?(Z|[+-]\d{2}:
 DATE = r"^\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:$|[T ])"
 """A date of another form: its month may be its first or its second number."""
 EXACT = 2**53
-"""From here on floats do not hold every integer."""
+"""The first integer from which floats do not represent every integer."""
 LOGICAL = ("false", "true")
 
 
@@ -129,7 +129,7 @@ def match_texts(known: Sequence[str], texts: pl.Series) -> pl.Series:
 
 
 def plain(text: str) -> str:
-    """Remove from a text what differs between programs that write the same value."""
+    """Return a text without the differences between programs that write the same value."""
     if text.casefold() in LOGICAL:
         return text.casefold()
     return re.sub(r"\.0*$", "", text) if re.fullmatch(r"-?\d+\.0*", text) else text

@@ -1,4 +1,4 @@
-"""Eigenvectors of a kernel matrix stay on a device; so does what is made of them."""
+"""Eigenvectors of a kernel matrix stay on a device, and so do the matrices made of them."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -12,7 +12,7 @@ from widelimit.compute.device_rows import DeviceRows, cross_product, first, whol
 from widelimit.compute.implicit import product
 
 EIGEN = 5
-"""Matrices that a decomposition holds: tiles, the matrix made of them, its vectors and their workspace."""
+"""Matrices in memory during a decomposition: tiles, the matrix made of them, its vectors and their workspace."""
 
 
 _eigh = jax.jit(lambda matrix: jnp.linalg.eigh(matrix, symmetrize_input=False), donate_argnums=0)
@@ -30,7 +30,7 @@ of_modes = jax.jit(product)
 @final
 @dataclass(frozen=True, eq=False)
 class DeviceModes:
-    """V, the eigenvectors (n, n) of K(X, X), lies on a device."""
+    """The eigenvectors V (n, n) of K(X, X) are on a device."""
 
     rows: DeviceRows
     vectors: jax.Array

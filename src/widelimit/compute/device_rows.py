@@ -1,4 +1,4 @@
-"""Rows of a kernel lie on devices, which compute its matrices: vectors go there and come back, and no matrix does."""
+"""Rows of a kernel are on devices, which compute its matrices: only vectors move between host and devices."""
 
 import functools
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ like = jax.jit(lambda b, lower: b.astype(lower.dtype))
 @final
 @dataclass(frozen=True, eq=False)
 class DeviceRows:
-    """The rows X (n, d) of a kernel lie on devices, filled up with rows of their own: made by `rows_on`."""
+    """The rows X (n, d) of a kernel are on devices, padded with copies of some of them: made by `rows_on`."""
 
     kernel: Any
     """Unprepared: tables and series are those of the rows in use."""
@@ -176,7 +176,7 @@ class DeviceOperator(Operator):
 
     rows: DeviceRows
     matrix: jax.Array | None
-    """Its buffer; None: every product computes its entries again, a tile of columns at a time."""
+    """The buffer of the matrix; None: each product computes the entries again, a tile of columns at a time."""
     own: np.ndarray
 
     __getstate__, __setstate__ = devices.get_state, devices.set_state
@@ -200,7 +200,7 @@ class DeviceOperator(Operator):
 
 
 def operator(rows: DeviceRows, dtype: Any = np.float64) -> DeviceOperator:
-    """Keep K(X, X) on the devices in a dtype where there is room; else keep none of it."""
+    """Keep K(X, X) on the devices in a dtype if there is room for it; else keep nothing."""
     form = rows.form
     if np.dtype(dtype).itemsize * buffer_numbers(form) > rows.location.free():
         return DeviceOperator(rows, None, rows.diagonal(rows.X))

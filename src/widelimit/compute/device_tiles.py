@@ -17,9 +17,9 @@ from widelimit.compute.plan import require
 from widelimit.validation import traced
 
 EDGE = 4096
-"""Rows of a tile at most: work for all of a GPU, and few tiles wait for a branch to be taken."""
+"""Rows of a tile, at most: enough work for a whole GPU, in few tiles."""
 WHOLE = 512
-"""Rows of a symmetric matrix up to which it is one tile; of a larger one half is computed, or a little more."""
+"""Rows up to which a symmetric matrix is one tile; of a larger one a little more than half is computed."""
 MULTIPLE = 128
 ROOM = 2**31
 """Bytes that the pairs of one tile may take."""

@@ -26,7 +26,7 @@ _FORCED: ContextVar[bool] = ContextVar("forced", default=False)
 
 @contextmanager
 def forced() -> Iterator[None]:
-    """Take the branch of an accelerator on the CPU platform too: tests of that branch run anywhere."""
+    """Treat the CPU platform like an accelerator, so that tests of that branch run anywhere."""
     token = _FORCED.set(True)
     try:
         yield
@@ -75,7 +75,7 @@ class Location:
         return f"{self.name} ({first.device_kind}, {memory_of(first)}), {by}, {free}; {self.why}"
 
     def free(self) -> float:
-        """Return the bytes that each of the devices has left."""
+        """Return the bytes that are free on each of the devices."""
         if self.host:
             return memory.available()
         stats = [statistics for device in self.devices if (statistics := device.memory_stats())]

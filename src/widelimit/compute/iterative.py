@@ -20,13 +20,13 @@ MAX_ITERATIONS = 1000
 DEPTH = 1e-5
 """A refinement with float32 products reduces the residual by this factor; then the recursion's residual is wrong."""
 PATIENCE = 50
-"""Iterations without a smaller residual after which float32 products have no more to give."""
+"""Iterations without a smaller residual after which float32 products cannot reduce it further."""
 VARIANCES = 256
 """Right-hand sides of variances taken at once."""
 
 CGState = dict[str, np.ndarray]
 Observer = Callable[[np.ndarray], None]
-"""Called with the norms of a residual, (c,)."""
+"""A function that is called with the norms of a residual, (c,)."""
 
 
 class IterativeSolution(NamedTuple):

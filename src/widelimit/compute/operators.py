@@ -17,7 +17,7 @@ from widelimit.progress import KERNEL, Report, no_progress
 SIZE = 2048
 """Rows of a block. A product with a vector reads a block from memory once, and from the cache for its mirror image."""
 RESERVE = 2**29
-"""Bytes left free for tiles in the making, test points and the right-hand sides."""
+"""Bytes left free for tiles being computed, test points and right-hand sides."""
 
 
 class RowBlock(NamedTuple):

@@ -30,12 +30,12 @@ ROLE = "/latest/api/token"
 @final
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A place can be pickled: a worker opens the same one. A file is there whole or not at all."""
+    """A place can be pickled, so that a worker opens the same one. A file is complete or absent."""
 
     store: Store
     name: str
     folder: Path | None
-    """None where the files are no files of this machine."""
+    """The folder; None if the files are not on this machine."""
 
     def read(self, key: str) -> bytes | None:
         """Read a file; None if it is missing, or no file."""

@@ -13,7 +13,7 @@ from widelimit import memory
 BUDGET = 256 * 2**20
 """Bytes that a Gram matrix may need beyond itself."""
 LARGEST = 1024
-"""Rows of a tile at most: its work takes a hundred times longer than to start a thread for it."""
+"""Rows of a tile, at most: its computation takes a hundred times as long as the start of a thread for it."""
 SMALLEST = 8
 BESIDE = 32
 """Numbers that an encoded input has besides its coordinates, unless its kernel states them."""

@@ -23,7 +23,7 @@ class RandomCholesky(NamedTuple):
     """A ~ F F^T from some columns of A."""
 
     factor: np.ndarray
-    """F (n, rank), with fewer columns than asked for where A has no more to give."""
+    """F (n, rank), with fewer columns than requested if the rank of A is smaller."""
     tail: float
     """The trace of A - F F^T."""
     pivots: np.ndarray

@@ -1,4 +1,4 @@
-"""Calibrated error bars have, at every level, that share of the observations inside."""
+"""Error bars are calibrated if at every level, such as 95 %, this share of the observations is inside."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class CalibrationDisplay:
     """coverage(p) = share of rows with |y - mean| <= z_p std, against the level p; z_p: P(|N(0, 1)| <= z_p) = p.
 
     Calibrated predictions are on the diagonal. Below it error bars are too small, above it too large. The band holds
-    95 % of the coverages of calibrated predictions at each level, for so many independent rows: binomial.
-    For classifiers, `sklearn.calibration.CalibrationDisplay` shows the same.
+    95 % of the coverages of calibrated predictions at each level, which are binomial for independent rows.
+    For classifiers, use `sklearn.calibration.CalibrationDisplay`.
 
     Attributes:
         levels: (k,) nominal levels.
         coverage: (k,) shares of rows.
         rows: number of rows.
         name: label of the line.
-        ax_, figure_: where `plot` drew.
+        ax_, figure_: the Axes and the figure of the last `plot`.
     """
 
     ax_: Axes
@@ -50,9 +50,9 @@ class CalibrationDisplay:
 
     @classmethod
     def from_estimator(cls, estimator: Any, X: Any, y: Any, *, name: str | None = None, ax: Any = None) -> Self:
-        """Predict new observations (with their noise) at rows that were not fitted to, compare, and draw.
+        """Predict new observations (with their noise) at rows that were not used in the fit, compare, and draw.
 
-        An estimator that has `predict_quantiles` gives intervals between quantiles; others mean +- z_p std.
+        Intervals are between quantiles for an estimator with `predict_quantiles`, and mean +- z_p std for others.
 
         Args:
             estimator: a fitted regressor of this library with one output, or a pipeline that ends in one.

@@ -1,4 +1,4 @@
-"""Partial dependence has error bars: they are those of the posterior of the average prediction over rows."""
+"""Partial dependence is drawn with error bars: those of the posterior of the average prediction over rows."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Average = Callable[[Any], tuple[float, float]]
-"""Rows of a table -> average prediction and its standard deviation; NaN if there is none."""
+"""A function from rows of a table to the average prediction and its standard deviation, NaN if it has none."""
 COLUMNS = 3
 """Panels in a row of a figure."""
 MOST_TEXTS = 20
-"""Categories of a column of text that are drawn: those of the most rows."""
+"""Categories of a column of text that are drawn, at most: those of the most rows."""
 
 
 class Dependence(NamedTuple):
-    """The dependence is the average prediction over rows, all of which have one value in one column."""
+    """The dependence is the average prediction over rows, with one column set to each value of a grid."""
 
     name: str
     grid: np.ndarray
     """(g,) values of the column: numbers, or texts."""
     mean: Float[np.ndarray, " g"]
     std: Float[np.ndarray, " g"]
-    """The standard deviation is that of the average, NaN where there is none."""
+    """The standard deviation of the average; NaN if the estimator gives none."""
     values: np.ndarray
     """The column's own numbers in these rows; empty for a column of text."""
 
@@ -53,8 +53,8 @@ class DependenceDisplay:
 
     Attributes:
         dependences: one for each feature: name, grid, mean, std, values.
-        target: describes what is averaged.
-        axes_, ax_, figure_: where `plot` drew: all panels, and the first.
+        target: text that says what is averaged.
+        axes_, ax_, figure_: all panels, the first panel and the figure of the last `plot`.
     """
 
     axes_: np.ndarray
@@ -181,7 +181,7 @@ def _average(estimator: Any, drawn: Any, target: Any) -> tuple[Average, str]:
 
 
 def _class_average(estimator: Any, target: Any) -> tuple[Average, str]:
-    """Return what averages the probability of a class. Raises: ValueError."""
+    """Return the function that averages the probability of a class, and its name. Raises: ValueError: no class."""
     classes = list(estimator.classes_)
     if target is None and len(classes) > 2:
         raise ValueError(f"target must be one of the {len(classes)} classes, such as {shown(classes[0])}.")
@@ -208,7 +208,7 @@ def _dependence(average: Average, X: Any, drawn: Any, j: int, name: str, resolut
             grid = np.linspace(low, high, resolution)
         settings = grid.tolist()
     else:
-        raise ValueError(f"features: column {shown(name)} has no value but missing ones.")
+        raise ValueError(f"features: column {shown(name)} has only missing values.")
     mean, std = np.array([average(rows.replaced(drawn, j, setting)) for setting in settings]).T
     return Dependence(name, grid, mean, std, values)
 

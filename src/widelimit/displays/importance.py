@@ -33,8 +33,8 @@ class ImportanceDisplay:
         importances: (d,).
         std: (d,) standard deviations over repetitions, or None.
         feature_names: d names.
-        measure: describes the number, with its unit.
-        ax_, figure_: where `plot` drew.
+        measure: text that says what was measured, with its unit.
+        ax_, figure_: the Axes and the figure of the last `plot`.
     """
 
     ax_: Axes
@@ -67,14 +67,14 @@ class ImportanceDisplay:
     ) -> Self:
         """Measure the importance of each column, and draw it.
 
-        Without data: the learned scale of each standardised column, of an estimator with `input_scales="auto"`. It says
-        how fast the function may vary along the column. With X and y: permutation importance (Breiman 2001), the loss
-        of score when the values of one column are shuffled.
+        Without data it is the learned scale of each standardised column, which an estimator with `input_scales="auto"`
+        has: how fast the function may vary along the column. With X and y it is permutation importance (Breiman 2001):
+        the loss of score when the values of one column are shuffled.
 
         Args:
-            estimator: fitted; without data one of this library's, or a pipeline that ends in one.
-            X: (n, d) rows, best ones that were not fitted to.
-            y: (n,) or (n, c) their targets.
+            estimator: a fitted estimator; without data one of this library, or a pipeline that ends in one.
+            X: (n, d) rows, preferably not training rows.
+            y: (n,) or (n, c) targets of these rows.
             feature_names: names of the columns; those of X or of the fit if not given.
             scoring: as scikit-learn takes it; the estimator's `score` if not given.
             n_repeats: times that each column is shuffled.
@@ -86,7 +86,7 @@ class ImportanceDisplay:
             TypeError, ValueError: bad arguments; without data, an estimator that has learned no scales.
         """
         if (X is None) != (y is None):
-            raise ValueError("X and y go together: both for permutation importance, none for the learned scales.")
+            raise ValueError("X and y go together: give both for permutation importance, or none for learned scales.")
         if X is None:
             names, scales = learned_scales(estimator)
             names = names if feature_names is None else rows.checked_names(feature_names, len(scales))
@@ -97,7 +97,7 @@ class ImportanceDisplay:
         return cls(**made).plot(ax, max_features=max_features)
 
     def plot(self, ax: Any = None, *, max_features: int = SHOWN) -> Self:
-        """Draw a bar for each of the most important columns, and one standard deviation where there is one.
+        """Draw a bar for each of the most important columns, with one standard deviation if it is known.
 
         Args:
             ax: where to draw; a new figure, as high as the bars need, if not given.
@@ -126,7 +126,7 @@ class ImportanceDisplay:
 
 
 def distinct(names: Sequence[str], order: np.ndarray) -> list[str]:
-    """Shorten the names of these columns; where two become one, their numbers are added."""
+    """Return shortened names of these columns; to names that are equal then, the column's number is added."""
     short = [label(names[j]) for j in order]
     return [
         text if short.count(text) == 1 else f"{label(names[j], 24)} [{j}]" for text, j in zip(short, order, strict=True)
@@ -143,9 +143,9 @@ plot_importance = ImportanceDisplay.from_estimator
 
 
 def learned_scales(estimator: Any) -> tuple[list[str], Float[np.ndarray, " d"]]:
-    """Return names and learned scales of the columns: standard deviations of the training rows as the kernel has them.
+    """Return names and learned scales of the columns: standard deviations of the kernel's inputs over training rows.
 
-    A column that is constant has 0: it changes nothing.
+    A constant column has the scale 0, as it changes nothing.
 
     Raises:
         TypeError, ValueError: an estimator that has learned no scales.

@@ -1,4 +1,4 @@
-"""Rows of a table change one column at a time, whatever library the table is of."""
+"""One column of a table is replaced at a time, for tables of pandas, polars, pyarrow or NumPy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def names(X: Any, estimator: Any, given: Sequence[str] | None) -> list[str]:
     """Return names of the columns of a table: the given ones, its own, those of the fit, or x0, x1, ...
 
     Raises:
-        TypeError, ValueError: given names that are not one text a column.
+        TypeError, ValueError: names that are not texts, one for each column.
     """
     width = X.shape[1]
     if given is not None:
@@ -51,12 +51,12 @@ def names(X: Any, estimator: Any, given: Sequence[str] | None) -> list[str]:
 
 
 def checked_names(given: Any, width: int) -> list[str]:
-    """Return one name a column. Raises: TypeError, ValueError."""
+    """Return one name for each column. Raises: TypeError, ValueError."""
     if isinstance(given, str) or not np.iterable(given) or not all(isinstance(name, str) for name in given):
-        raise TypeError(f"feature_names must be a list of texts, one a column, got {shown(given)}.")
+        raise TypeError(f"feature_names must be a list of texts, one for each column, got {shown(given)}.")
     found = list(given)
     if len(found) != width:
-        raise ValueError(f"feature_names must have {width} entries, one a column; got {len(found)}.")
+        raise ValueError(f"feature_names must have {width} entries, one for each column; got {len(found)}.")
     return found
 
 
@@ -98,7 +98,7 @@ def numbers(values: Any) -> np.ndarray | None:
 
 
 def sample(X: Any, count: int, random_state: int) -> Any:
-    """Draw at most `count` rows, in their order."""
+    """Draw at most `count` rows at random, kept in their order."""
     n = len(X)
     if n <= count:
         return X

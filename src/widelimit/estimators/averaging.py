@@ -1,4 +1,4 @@
-"""The predictions of several networks are averaged: the law of an output is a mixture of theirs."""
+"""The predictions of several networks are averaged: the law of an output is the mixture of their laws."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTHING = np.empty((0, 0))
 @final
 @dataclass(eq=False)
 class FittedAverage:
-    """f is with probability share_k the k-th function, scale_k f_k(factor_k z); all are fitted to the same targets.
+    """With probability share_k, f is the k-th function scale_k f_k(factor_k z); all are fitted to the same targets.
 
     All units are those of the first one, whose scales and factors are 1.
     """
@@ -34,9 +34,9 @@ class FittedAverage:
     members: tuple[Fitted, ...]
     shares: Float[np.ndarray, " k"]
     factors: Float[np.ndarray, "k d"]
-    """Of the inputs of the first network."""
+    """Factors of the inputs of the first network, for each network."""
     scales: Float[np.ndarray, "k c"]
-    """Of the outputs."""
+    """Scales of the outputs, for each network."""
 
     def __post_init__(self) -> None:
         set_frozen(self, vars(self))

@@ -1,4 +1,4 @@
-"""Network, noise and scales are chosen on training rows: the most likely ones."""
+"""The most likely network, noise and scales are chosen on training rows."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class HyperparameterChoice:
     design: Design
     noise: float
     scale: Float[np.ndarray, " c"] | None
-    """None: left to the fit."""
+    """None if the fit chooses it."""
     input_scales: Float[np.ndarray, " d"] | None = None
     """Factors of the standardised inputs."""
     others: tuple[HyperparameterChoice, ...] = ()
-    """Choices with which this one is averaged."""
+    """Other choices that are averaged with this one."""
     shares: Float[np.ndarray, " k"] | None = None
     """Weights in that average, of this choice and of the others."""
 
@@ -55,7 +55,7 @@ class SearchData(NamedTuple):
     """Standardised targets."""
     weights: Float[np.ndarray, " n"]
     noise: float | None
-    """None: it is chosen."""
+    """The given noise; None if it is chosen."""
     hyperparameters: Hyperparameters
     verbose: bool
 

@@ -33,7 +33,7 @@ class Design:
     weight_std: float
     bias_std: float
     given: Network | None = None
-    """In the place of the network that the numbers above describe."""
+    """A network given in place of the one that the numbers above describe; else None."""
     invariance: Invariance | None = None
 
     def network(self) -> Network:

@@ -67,7 +67,7 @@ class FittedOutputs(FittedGaussian):
     def noise_variance(self, Z: Float[np.ndarray, "m d"], *, moment: bool = True) -> Float[np.ndarray, "m c"]:
         """Compute the variance of the noise of a new observation, in units of the kernel.
 
-        moment: of Student's t the variance, sigma^2 nu/(nu - 2), and not sigma^2.
+        moment: for Student's t return the variance, sigma^2 nu/(nu - 2), instead of sigma^2.
         """
         noise = self.noise / (1 - 2 * self.tails) if moment else self.noise
         if not self.slopes.any():

@@ -363,7 +363,7 @@ def require_room(n: int, matrices: float) -> None:
     """Refuse n rows whose (n, n) matrices do not fit, before any is made; half a matrix is one triangle.
 
     Raises:
-        MemoryError: with what to use instead.
+        MemoryError: they do not fit; the message says what to use instead.
     """
     memory.require(
         8.0 * matrices * n * n,

@@ -166,7 +166,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
             return_std: also a standard deviation, of the shape of the mean: that of the function f, in which 95 % of
                 observations do not lie; with include_noise=True that of a new observation.
             return_cov: also the covariance, (m, m) or (m, m, c), of the same.
-            include_noise: of a new observation (weight 1) rather than of f.
+            include_noise: return those of a new observation (weight 1) instead of those of f.
 
         Raises:
             ValueError: return_std and return_cov together; a result that leaves float64's range.
@@ -342,8 +342,8 @@ class NNGPRegressor(KernelRegressor):
         X_train_, y_train_: rows and targets as the kernel has them.
         network_, hyperparameters_: the network, and its numbers by name, chosen or given.
         weight_std_, bias_std_: the network's, chosen or given; None with `network`.
-        log_marginal_likelihood_value_: of the standardised targets; None for an ensemble, a finite time or conjugate
-            gradients.
+        log_marginal_likelihood_value_: that of the standardised targets; None for an ensemble, a finite time or
+            conjugate gradients.
         inputs_: the normalisation of the columns.
         n_features_in_, feature_names_in_: see scikit-learn.
     """

@@ -1,4 +1,4 @@
-"""Networks are chosen together with one scale an input: one of them, or several whose predictions are averaged."""
+"""Networks are chosen with one scale for each input: one network, or several whose predictions are averaged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEFT_OUT_ROWS = 1000
 LOUD = 50.0
 """Noise in units of the function's variance from which a target does not seem to depend on its inputs."""
 PRIOR_ROWS = 5.0
-"""Rows that speak for each network of an average before the data do."""
+"""Prior of an average: this many rows count for each network."""
 LEAST_SHARE = 0.01
 """Weight below which a network is left out of an average."""
 

@@ -152,7 +152,7 @@ class WideRegressor(WideEstimator, KernelRegressor, AverageParameters):
         inputs_: the map of the columns, with the learned scales in it.
         noise_, y_mean_, y_scale_: y_j = y_mean_j + y_scale_j (f_j + e), e ~ N(0, noise_/sample_weight).
         weight_std_, bias_std_: the network's; None with `network`.
-        log_marginal_likelihood_value_: of the standardised targets; None with conjugate gradients.
+        log_marginal_likelihood_value_: that of the standardised targets; None with conjugate gradients.
         n_features_in_, feature_names_in_: as scikit-learn has them.
     """
 

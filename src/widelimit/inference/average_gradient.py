@@ -49,7 +49,7 @@ def gradient_scales(
     """Fit, take the mean squared gradient as the next scales, and again: ROUNDS times from scales 1.
 
     Args:
-        kernel: of any activation.
+        kernel: a kernel, whose network may have any activation.
         X: (n, d) standardised inputs.
         y: (n, c) standardised targets.
         weights: (n,), > 0.

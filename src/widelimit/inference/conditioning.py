@@ -109,7 +109,7 @@ def posterior(
             iterations that bring the residual, computed in float64, down to the tolerance. Of "nystrom": products of
             rows in float32, added up in float64, if on some rows rounding adds less than 1e-6 of the noise to the
             variance of f; else float64. `explain()` says which.
-        tolerance: of the relative residual of "cg" and "mixed", in [1e-14, 1e-1].
+        tolerance: bound on the relative residual of "cg" and "mixed", in [1e-14, 1e-1].
         matrix: K(X, X) without noise, stored already: the folder of `stored_gram`, or anything with shape (n, n) that
             gives rows as matrix[i:j], such as a memmap or a Zarr array. It is not copied: after conjugate gradients
             variances, covariances and samples read it again, and raise ValueError if it has changed since.
@@ -120,10 +120,10 @@ def posterior(
         client: with `matrix`, who computes its products, or the tiles of its factor: a `concurrent.futures.Executor` or
             a `distributed.Client`; None: threads. The bits of the result do not depend on it. Predictions are made in
             this process.
-        inducing: of "nystrom": m points of X, drawn by randomly pivoted Cholesky from a random sample of rows (1000
+        inducing: for "nystrom": m points of X, drawn by randomly pivoted Cholesky from a random sample of rows (1000
             unless given; fewer where K(X, X) has a smaller rank), or the points themselves, (m, d).
-        approximation: of "nystrom": "dtc" (unless given) or "fitc", as in `SparsePosterior`.
-        seed: of the draw of inducing points, >= 0.
+        approximation: for "nystrom": "dtc" (unless given) or "fitc", as in `SparsePosterior`.
+        seed: seed of the draw of inducing points, >= 0.
         device: where work runs, and the matrix stays: a `jax.Device`, "cpu", "gpu", or several devices in a list, which
             share its columns; unless given where X and y lie if they are JAX arrays, else JAX's default. On an
             accelerator only vectors move between it and the host.

@@ -42,13 +42,13 @@ class Machine:
     """Some equal workers have these rates.
 
     Args:
-        cores: of a worker.
+        cores: cores of a worker.
         gflops: float64 flops a second of a core, in products of large matrices, in 1e9.
         memory_gbytes: bytes a second that a core reads from memory, in 1e9.
         storage_gbytes: bytes a second between a worker and where tiles are stored, in 1e9.
         ram: bytes of a worker's memory.
-        workers: how many.
-        price: of a worker for an hour, in any currency.
+        workers: number of workers.
+        price: price of a worker for an hour, in any currency.
     """
 
     cores: int = 1
@@ -104,9 +104,9 @@ class Cost:
     m: int
     """Inducing points, or the rank of a preconditioner; 0 without."""
     entries: float
-    """Of the kernel, computed."""
+    """Entries of the kernel that are computed."""
     flops: float
-    """Of linear algebra."""
+    """Flops of linear algebra."""
     entry_flops: float
     """Flops that an entry of this kernel takes as long as."""
     moved: float
@@ -202,9 +202,9 @@ def predict_cost(
         d: features, >= 1.
         inducing: m, of "nystrom".
         outputs: columns of y.
-        iterations: of "cg"; 30 to 100 are usual with its preconditioner, see docs/solvers.md.
+        iterations: number of iterations of "cg"; 30 to 100 are usual with its preconditioner, see docs/solvers.md.
         tile: rows of tiles that are stored, as by `stored_gram`; None: everything is in memory.
-        machine: its rates; measured here unless given.
+        machine: rates of the machine; those of this machine, measured now, unless given.
 
     Raises:
         TypeError, ValueError: bad arguments; more inducing points than rows.

@@ -98,7 +98,7 @@ class DirichletPosterior:
     factor: linalg.Factor
     corrections: tuple[_Correction, ...]
     coefficients: Float[np.ndarray, "n c"]
-    """In units of scale: the mean is offset + scale K(., X) coefficients."""
+    """Coefficients in units of scale: the mean is offset + scale K(., X) coefficients."""
     scale: float
     offset: float
     log_marginal_likelihood: float
@@ -106,7 +106,7 @@ class DirichletPosterior:
     targets: Float[np.ndarray, "n c"]
     """Latent labels less the offset, in units of scale."""
     noise: Float[np.ndarray, "n c"]
-    """Their noise, in the square of these units."""
+    """The noise of the targets, in units of scale^2."""
     alpha_epsilon: float
 
     def __post_init__(self) -> None:

@@ -135,7 +135,7 @@ def stopped_flow(
         k: T, the kernel of the descent.
         X: (n, d) inputs.
         y: (n,) or (n, c) targets.
-        time: in [0, inf].
+        time: training time in [0, inf], in the unit of d theta/dt = -grad C.
         noise: >= 0, in the square of y's unit.
         weights: (n,), > 0; 1 unless given. Weight 2 is the same row twice.
         prior: S, covariance of the random starts; k, and noisy labels, unless given.

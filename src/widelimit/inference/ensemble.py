@@ -220,8 +220,8 @@ def trained_ensemble(
             law is exact to 1e-8, or "auto": "krylov" with `matrix` above EIGH points.
         matrix: Theta(X, X), the NTK, stored already, as in `gradient_flow`.
         prior_matrix: Sigma(X, X), the NNGP, stored already; computed unless given.
-        client: as in `gradient_flow`.
-        device: where work runs, and the matrices stay, as of `posterior`; eigenvectors are those of one device.
+        client: who computes products with `matrix`, as in `gradient_flow`.
+        device: where work runs, and the matrices stay, as in `posterior`; eigenvectors are those of one device.
 
     Returns:
         A `TrainedEnsemble`, or a `KrylovEnsemble`, with mean, covariance and variance at (Z, t).

@@ -32,7 +32,7 @@ FIRST_SCALE = 8.0
 SPREAD = 1.5
 """Deviation of its logarithm in the prior, about that of FIRST_SCALE: separate classes make any large scale likely."""
 LEAST_SCALE, LARGEST_SCALE = 2.0**-8, 2.0**6
-"""In units of FIRST_SCALE."""
+"""Scales that are tried, in units of FIRST_SCALE."""
 SWEEPS = 100
 """Sweeps at most; 6 to 20 are taken."""
 DAMPING, FULL_SWEEPS = 0.8, 10

@@ -115,7 +115,7 @@ class GaussianProcess:
         Args:
             X: (n, d) inputs.
             count: number of draws, >= 1.
-            seed: of NumPy's default generator, >= 0.
+            seed: seed of NumPy's default generator, >= 0.
 
         Raises: TypeError, ValueError: bad inputs or counts; ArithmeticError: the kernel is not positive semi-definite.
         """

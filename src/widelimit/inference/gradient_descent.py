@@ -154,9 +154,10 @@ def gradient_descent(
         X: (n, d) inputs.
         y: (n,) or (n, c) targets.
         learning_rate: eta > 0, in the unit of time of d theta/dt = -grad C.
-        steps: how many, an integer >= 0, or an array (S,) of them, which results then have as their leading axis.
+        steps: number of steps, an integer >= 0, or an array (S,) of them, which results then have as their leading
+            axis.
         momentum: mu in [0, 1).
-        loss: as for `gradient_flow`.
+        loss: the loss, as in `gradient_flow`.
         initial: f_0, as for `gradient_flow`.
 
     Returns:
@@ -210,7 +211,7 @@ def max_learning_rate(
     Args:
         k: a kernel, or a matrix-valued one.
         X: (n, d) inputs.
-        loss: as for `gradient_flow`; one whose second derivative is bounded.
+        loss: the loss, as in `gradient_flow`; its second derivative must be bounded.
         momentum: mu in [0, 1).
 
     Returns:

@@ -210,14 +210,14 @@ def gradient_flow(
             l(f, y) of one example's outputs (c,) and targets (c,), written with jax.numpy.
         initial: f_0, a function of (m, d) NumPy inputs that returns the shape y has; 0 unless given.
         solver: for the squared error: "eigh" (its flow has `modes`), "krylov", or "auto": "eigh" up to EIGH points.
-        tolerance: of the ODE's solution, relative; of Lanczos, relative to the root mean square of y - f_0(X); in
-            [1e-12, 1e-2]. No part of the closed form by eigenvectors.
-        max_steps: of the ODE's solver or of Lanczos, >= 1: what bounds every solve.
+        tolerance: relative tolerance of the ODE's solution; of Lanczos, relative to the root mean square of y - f_0(X);
+            in [1e-12, 1e-2]. No part of the closed form by eigenvectors.
+        max_steps: steps of the ODE's solver or of Lanczos in one solve, at most, >= 1.
         matrix: K(X, X), stored already, as in `posterior`. "krylov" reads it block by block whenever a new time needs
             more of its basis; "eigh" reads it once, and holds it.
         checkpoint: of "krylov" (which "auto" takes then): a file in which the basis is kept, and from which a later
             call with the same arguments goes on.
-        client: with `matrix`, who computes its products: as in `posterior`. The bits do not depend on it.
+        client: with `matrix`, who computes its products, as in `posterior`. The bits do not depend on it.
         device: where work runs, and the matrix stays, as of `posterior`; eigenvectors are those of one device. An ODE
             runs on the host.
 

@@ -304,12 +304,12 @@ def fit_hyperparameters(
         bounds: {name: (low, high)}; start times 10^-3 and 10^3 unless given. A parameter that starts at 0 or below
             needs them. Where low <= 0 the parameter is searched as it is, not by its logarithm.
         restarts: further searches, >= 0.
-        seed: of the random starts, >= 0.
+        seed: seed of the random starts, >= 0.
         max_steps: iterations of each search, >= 1.
         gradient: "autodiff"; "differences" (of 2 kernel matrices a parameter) for kernels that JAX cannot trace, and
             for tabulated activations such as tanh where signals have standard deviations beyond 8, where their tables
             under a trace end; "auto": differences for images in machine code, else autodiff.
-        device: where work runs, as of `posterior`; leave-one-out and differences run on the host.
+        device: where work runs, as in `posterior`; leave-one-out and differences run on the host.
 
     Returns:
         A `HyperparameterFit` with the kernel, the values, the score, every run and the posterior.

@@ -100,7 +100,7 @@ class SparsePosterior:
     approximation: Approximation
     single: bool
     arithmetic: str = "float64"
-    """Of the sums over rows."""
+    """The precision of the sums over rows."""
 
     def __post_init__(self) -> None:
         validation.seal(self.weights)
@@ -196,7 +196,7 @@ class SparseSettings(NamedTuple):
     """The settings of solver="nystrom" are the arguments of `posterior` of these names."""
 
     inducing: Any = INDUCING
-    """How many are drawn, or (m, d) points."""
+    """The number of points to draw, or (m, d) points."""
     approximation: Approximation = "dtc"
     seed: int = 0
     precision: Precision = "double"

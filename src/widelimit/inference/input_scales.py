@@ -78,7 +78,7 @@ class ScaledFit(NamedTuple):
     """The objective in nats with the logarithm of the prior, that of the family too, on the rows of the search."""
     at_bounds: tuple[str, ...]
     z: np.ndarray
-    """Its coordinates, from which a search goes on."""
+    """The coordinates of this point, from which a search can continue."""
 
 
 def spread(rows: int, groups: np.ndarray) -> float:
@@ -98,9 +98,9 @@ class Search:
     """(d,) numbers of scales: inputs of one number share a scale."""
     objective: Objective
     noise: float | None = None
-    """Fixed, or None."""
+    """The noise, if it is fixed; else None."""
     numbers: tuple[float, ...] | None = None
-    """Those of the network, fixed; or None."""
+    """The numbers of the network, if they are fixed; else None."""
     least_noise: float = 0.0
     spread: float = float(PRIOR[0])
     """Standard deviation of the logarithm of a scale, in its prior."""

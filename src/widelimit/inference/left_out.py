@@ -59,7 +59,7 @@ class LeftOutRows(NamedTuple):
     expected: Float[np.ndarray, "k c"]
     """The variance of the observation at the row, by the others."""
     members: tuple[LeftOutRows, ...] = ()
-    """Of an average, what each of its networks predicts."""
+    """For an average, the predictions of each of its networks."""
 
     @property
     def error(self) -> Float[np.ndarray, "k c"]:

@@ -137,7 +137,7 @@ class Huber(Loss):
     The squared error near the target (so times compare with `SquaredError`), linear for outliers. Source: Huber 1964.
 
     Args:
-        delta: where l turns straight, > 0, in y's unit.
+        delta: residual from which on l is linear, > 0, in y's unit.
     """
 
     delta: Scalar = 1.0

@@ -82,7 +82,7 @@ def noise_level(
         columns: the distinct columns of y, if they are known already.
         counts: the weights of a leave-one-out sum, where those of the noise have another factor too.
         variance: s_j^2 r, where it is known.
-        error: of the entries of K(X, X), `Kernel.table_error`.
+        error: relative error of the entries of K(X, X), `Kernel.table_error`.
 
     Raises:
         ValueError: the kernel is not positive semi-definite, or not finite.
@@ -128,15 +128,15 @@ def least_noise(kernel: Kernel, X: np.ndarray) -> float:
 
 
 class LeftOutNoise(NamedTuple):
-    """The noise and the variances of the outputs are those that left-out rows ask for."""
+    """The noise and the variances of the outputs are chosen so that they agree with the errors at left-out rows."""
 
     noise: float
     factor: Float[np.ndarray, " c"]
-    """Of the variance of each output."""
+    """The factor of the variance of each output."""
     log_density: Float[np.ndarray, " n"]
     """log p(y_i | the other rows) of a row with all its distinct columns, but for terms of weights and of pi."""
     counts: Float[np.ndarray, " n"]
-    """What each row counts: its weight, and at most 1."""
+    """The count of each row: its weight, at most 1."""
 
 
 def left_out_noise(

@@ -51,7 +51,7 @@ class LikelihoodGradient(NamedTuple):
     kernel: Kernel
     """A pytree like the kernel: every leaf holds the derivative with respect to that hyper-parameter."""
     noise: Float[np.ndarray, "*n"]
-    """In the shape of the noise, () or (n,)."""
+    """The derivative with respect to the noise, () or (n,), as the noise is."""
 
 
 @jax.jit
@@ -192,7 +192,7 @@ class Posterior:
     def predict(self, Z: Float[Array, "m d"]) -> Prediction:
         """Compute `mean` and `variance` in one pass, with K(Z, X) once: (m, d) -> (m,) or (m, c), and (m,).
 
-        Raises: as `variance`.
+        Raises: the errors of `variance`.
         """
         if validation.traced(Z):
             return self._at_traced_points.predict(Z)

@@ -75,7 +75,7 @@ class Features:
     root: linalg.Cholesky
     evaluations: tuple[Function, Function]
     dtype: Any
-    """Of K(x, points) and of phi."""
+    """The dtype of K(x, points) and of phi."""
 
     @property
     def error(self) -> float:

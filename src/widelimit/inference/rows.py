@@ -49,9 +49,9 @@ class Rows:
     values: Any
     shape: tuple[int, int]
     kernel: Kernel | None
-    """How inputs become rows; None of targets."""
+    """The kernel that reads inputs as rows; None for targets."""
     checked: bool
-    """They are in memory, and finite."""
+    """True for rows in memory that are known to be finite."""
 
     def __getitem__(self, part: slice) -> Float[np.ndarray, "b d"]:
         """Read rows. Raises: TypeError, ValueError: a row is not finite, and which."""

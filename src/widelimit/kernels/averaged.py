@@ -1,4 +1,4 @@
-"""Kernels of images are averaged over mirror images and small shifts."""
+"""Kernels of images are averaged over mirror images and small shifts: `averaged`."""
 
 from __future__ import annotations
 

@@ -40,9 +40,9 @@ _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encod
 TILE = 2**8
 """Sites of all rows of a tile where all meet all: some milliseconds."""
 _FEW = 8
-"""Inputs whose pairs `explain` measures."""
+"""Number of inputs whose pairs `explain` measures."""
 EQUAL_NORMS = 8
-"""Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
+"""Norms that agree to this many eps are taken for equal: each of a few steps of normalisation rounds twice."""
 
 
 def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:

@@ -1,4 +1,4 @@
-"""For inputs of equal norm, the whole network is one Chebyshev series in the angle between two inputs.
+"""For inputs of equal norm, the kernel of a network is one Chebyshev series in the angle between two inputs.
 
 On a sphere every layer's pair map is a function of the angle alone, and so is their composition, analytic in theta on
 [0, pi] (not in rho) for kinked activations too. Its coefficients cost a few hundred pairs through the layers, once;

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class _MissingTile(ValueError):
-    """The error is raised where a tile is read whose file is not there."""
+    """This error is raised if the file of a tile that is read is missing."""
 
 
 @final

@@ -1,1 +1,1 @@
-"""Kernels of this library become kernels of GPyTorch, BoTorch, tinygp and GPJax: a module for each, and an extra."""
+"""Kernels of this library become kernels of GPyTorch, BoTorch, tinygp and GPJax, by one module and extra for each."""

@@ -1,4 +1,4 @@
-"""A kernel of this library becomes a kernel of GPJax. Needs the extra: pip install "widelimit[gpjax]"."""
+"""A kernel of this library becomes a kernel of GPJax. It needs the extra: pip install "widelimit[gpjax]"."""
 
 from collections.abc import Sequence
 from typing import Any, final
@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
 
 @final
 class _Whole(AbstractKernelComputation):
-    """Kernel matrices are computed whole, and not entry by entry."""
+    """GPJax computes kernel matrices by one call of the kernel instead of entry by entry."""
 
     def _cross_covariance(self, kernel: Any, x: Any, y: Any) -> jax.Array:
         matrix: jax.Array = kernel.current.cross(kernel.slice_input(x), kernel.slice_input(y))

@@ -1,4 +1,4 @@
-"""A kernel of this library becomes a kernel of GPyTorch and BoTorch. Needs the extra: widelimit[gpytorch]."""
+"""A kernel of this library becomes a kernel of GPyTorch and BoTorch. It needs the extra widelimit[gpytorch]."""
 
 import math
 import re
@@ -23,12 +23,12 @@ except ModuleNotFoundError as error:
     raise extras.explained(error, "widelimit.libraries.gpytorch") from None
 
 PATCH = 128
-"""Rows are filled up to a power of two, beyond this number to a multiple of it: few programs for any number of rows."""
+"""Rows are padded to a power of two, or to a multiple of this number if they are more, so that few programs compile."""
 
 
 @partial(jax.jit, static_argnames="pairs")
 def _entries(kernel: Kernel, x: jax.Array, z: jax.Array, *, pairs: bool) -> Any:
-    """Compute K of batches x (b, n, d) and z (b, m, d): (b, n, m); of rows at equal places, if `pairs`: (b, n)."""
+    """Compute K of batches x (b, n, d) and z (b, m, d), (b, n, m); with `pairs` K(x_i, z_i) only, (b, n)."""
     if pairs:
         return jax.vmap(jax.vmap(lambda one, two: kernel.cross(one[None], two[None])[0, 0]))(x, z)
     return jax.vmap(kernel.cross)(x, z)
@@ -36,13 +36,13 @@ def _entries(kernel: Kernel, x: jax.Array, z: jax.Array, *, pairs: bool) -> Any:
 
 @partial(jax.jit, static_argnames="pairs")
 def _slopes(kernel: Kernel, x: jax.Array, z: jax.Array, weights: jax.Array, *, pairs: bool) -> Any:
-    """Compute the derivatives of sum(weights * K) by the kernel's numbers, x and z."""
+    """Compute the derivatives of sum(weights * K) by the kernel's hyper-parameters, x and z."""
     return jax.vjp(partial(_entries, pairs=pairs), kernel, x, z)[1](weights)
 
 
 @final
 class _Covariance(torch.autograd.Function):
-    """PyTorch differentiates K of two batches by the rows and by the numbers of the kernel."""
+    """PyTorch differentiates K of two batches by the rows and by the hyper-parameters of the kernel."""
 
     @staticmethod
     def forward(ctx: Any, module: Any, pairs: bool, x: Any, z: Any, *values: Any) -> Any:
@@ -60,7 +60,7 @@ class _Covariance(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, weights: Any) -> Any:
-        """Return the derivatives by rows and numbers; module and pairs have none."""
+        """Return the derivatives by rows and hyper-parameters; `module` and `pairs` have none."""
         x, z, *values = ctx.saved_tensors
         a, b, g = _array(x), _array(z), _array(weights)
         with arithmetic(a.dtype == np.float64):
@@ -85,7 +85,7 @@ def _arrays(kernel: Kernel, dtype: Any) -> Kernel:
 
 
 def _filled(x: Any, axis: int) -> Any:
-    """Repeat the first row, or batch, until their number is one of few."""
+    """Pad with copies of the first row, or batch, to one of a few sizes."""
     count = x.shape[axis]
     full = 2 ** math.ceil(math.log2(count)) if count <= PATCH else math.ceil(count / PATCH) * PATCH
     return torch.cat([x, x.narrow(axis, 0, 1).expand(*x.shape[:axis], full - count, *x.shape[axis + 1 :])], axis)
@@ -132,7 +132,7 @@ class GPyTorchKernel(gpytorch.kernels.Kernel):
         return self.builder(**(self.leaves | shaped))
 
     def forward(self, x1: Any, x2: Any, diag: bool = False, last_dim_is_batch: bool = False, **_: Any) -> Any:
-        """Compute K of rows (..., n, d) and (..., m, d): (..., n, m); of rows at equal places, if `diag`: (..., n).
+        """Compute K of rows (..., n, d) and (..., m, d): (..., n, m); with `diag` of row i with row i only, (..., n).
 
         Raises: NotImplementedError: last_dim_is_batch.
         """

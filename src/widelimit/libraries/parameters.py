@@ -12,7 +12,7 @@ from widelimit.kernels.base import Kernel
 
 
 def learned(k: Kernel, fixed: Sequence[str]) -> tuple[LeafBuilder, dict[str, Any], dict[str, np.ndarray]]:
-    """Return what builds the kernel from its leaves, all leaves, and those to learn as float64; both by name.
+    """Return a function from leaves to the kernel, all leaves, and those to learn in float64, both by name.
 
     Learned are numbers and vectors that are positive and not in `fixed`: of a network weight_std and bias_std of its
     layers (a bias of 0 stays), of `scale_inputs` its scales.

@@ -1,4 +1,4 @@
-"""A kernel of this library becomes a kernel of tinygp. Needs the extra: pip install "widelimit[tinygp]"."""
+"""A kernel of this library becomes a kernel of tinygp. It needs the extra: pip install "widelimit[tinygp]"."""
 
 from typing import Any, final
 

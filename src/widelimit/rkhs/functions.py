@@ -136,7 +136,7 @@ def _equal(a: Kernel, b: Kernel) -> bool:
 
 
 def interpolant(k: Kernel, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> Function:
-    """Return K(., X) K(X, X)^+ y: of all functions with f(x_i) = y_i the one of smallest norm.
+    """Return K(., X) K(X, X)^+ y, the function of smallest norm among all with f(x_i) = y_i.
 
     The limit of `gradient_flow` from f_0 = 0 (Proposition 4.5 of the paper, corrected), and of `ridge` as its
     regularisation tends to 0.

@@ -27,15 +27,15 @@ _WIDEST = 1000
 @final
 @dataclass(frozen=True)
 class Spectrum:
-    """K(x, x') = sum_i lambda_i sum_j phi_ij(x) phi_ij(x'), phi_ij orthonormal for the law of the inputs.
+    """K(x, x') = sum_i lambda_i sum_j phi_ij(x) phi_ij(x'), with phi_ij orthonormal under the law of the inputs.
 
     Made by `spectrum`, or by whoever knows the eigenvalues.
 
     Args:
         eigenvalues: lambda_i, (D,), >= 0, in the kernel's unit.
-        multiplicities: how many functions share each, (D,), > 0; 1 unless given.
+        multiplicities: number of eigenfunctions of each eigenvalue, (D,), > 0; 1 unless given.
         unseen: the share of E K(x, x) that is in no eigenvalue listed, in the kernel's unit, >= 0.
-        error: of each eigenvalue, absolute.
+        error: absolute error of each eigenvalue.
 
     Raises:
         TypeError, ValueError: not such numbers, or shapes that do not agree.
@@ -90,7 +90,7 @@ def spectrum(
         k: a kernel; on a sphere or a hypercube one that depends on the angle alone.
         X: (n, d) rows of the inputs' law, where `on` is None.
         on: "circle", "sphere" or "hypercube".
-        dimension: of the inputs, >= 2, up to 1000 for a hypercube; 2 for the circle.
+        dimension: dimension of the inputs, >= 2, up to 1000 for a hypercube; 2 for the circle.
         degree: the highest, >= 0; a hypercube has `dimension` at most.
         radius: norm of the inputs, > 0, in their unit.
 
@@ -104,7 +104,7 @@ def spectrum(
     """
     scalar_kernel(k)
     if (X is None) == (on is None):
-        raise TypeError('spectrum takes rows X, or on="circle", "sphere" or "hypercube"; one of the two.')
+        raise TypeError('spectrum needs rows X, or on="circle", "sphere" or "hypercube": one of the two.')
     if X is not None:
         values = eigenvalues(k, X)
         values = values / len(values)

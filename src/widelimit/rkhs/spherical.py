@@ -14,7 +14,7 @@ from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
 
 _FIRST, _LAST = 128, 1024
-"""Quadrature nodes in theta, on top of the degrees: the first rule, and the last that is doubled."""
+"""Quadrature nodes in theta beyond the number of degrees: in the first rule, and in the last that is doubled."""
 _TOLERANCE = 1e-13
 """Agreement of two rules, relative to K(x, x), that ends refinement: some hundred roundings of the kernel's values."""
 _RESOLVED = 1e-8
@@ -110,7 +110,7 @@ def spherical_eigenvalues(k: Kernel, *, dimension: int, degree: int, radius: flo
         k: a kernel that depends only on the angle, on a sphere: of a network, linear, polynomial, rbf, laplace.
         dimension: d >= 2.
         degree: the highest, >= 0.
-        radius: of the sphere, > 0, in the inputs' unit.
+        radius: radius of the sphere, > 0, in the unit of the inputs.
 
     Returns:
         A `SphericalSpectrum` of the degrees 0 to `degree`.

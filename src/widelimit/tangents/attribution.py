@@ -1,4 +1,4 @@
-"""Predictions are attributed to training rows: which of them raise or lower an output."""
+"""Predictions are attributed to training rows: a score says how much each row raises or lowers an output."""
 
 from typing import Any, Literal
 
@@ -90,14 +90,16 @@ def _check(train: Any, test: Any, y: Any, method: Any) -> None:
     for name, rows in (("train", train), ("test", test)):
         require_rows(name, rows)
         if rows.size != len(rows.values):
-            raise ValueError(f'{name} has {rows.values.shape[1]} outputs a row; take one number by of=, "margin" say.')
+            raise ValueError(
+                f'{name} has {rows.values.shape[1]} outputs for a row, not one; set of=, such as of="margin".'
+            )
     if (y is None) != (method != "leave_one_out"):
         raise ValueError('y goes with method="leave_one_out", and with that only.')
     train.require_same(test)
 
 
 def _scales(train: TangentRows, method: Method, weights: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return R^{1/2}, (n,), and what multiplies the scores, R^{-1/2} (1 - p) = exp(-margin/2)."""
+    """Return R^{1/2}, (n,), and the factors of the scores, R^{-1/2} (1 - p) = exp(-margin/2), (n,)."""
     margin, one = np.asarray(train.values[:, 0], np.float64), np.ones(train.size)
     margin = np.clip(margin, -FURTHEST_MARGIN, FURTHEST_MARGIN)
     if weights is not None:

@@ -10,7 +10,7 @@ from widelimit.fingerprints import sha256
 
 
 class Batch(NamedTuple):
-    """Rows of data: inputs of the model, and labels that a function of its outputs needs; trees of NumPy arrays."""
+    """A batch has inputs of the model, and labels that a function of its outputs needs: trees of NumPy arrays."""
 
     inputs: Any
     labels: Any
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """Return what all rows of one model share: the structure of the tree, shapes of a row, dtypes."""
+        """Return the structure of the tree, and shapes and dtypes of a row, which all rows of one model share."""
         return str(jax.tree.structure(self)), *((leaf.shape[1:], leaf.dtype.name) for leaf in self.leaves)
 
     def take(self, rows: Any) -> "Batch":
@@ -71,7 +71,7 @@ def batch(X: Any, labels: Any = None) -> Batch:
 
 
 def class_labels(labels: Any, rows: int) -> np.ndarray:
-    """Return labels as integers >= 0. Raises: TypeError, ValueError: others, with the row."""
+    """Return labels as integers >= 0. Raises: TypeError, ValueError: other labels, with the row."""
     if not isinstance(labels, np.ndarray):
         raise TypeError(f"labels must be one array of {rows} classes, got {validation.shown(labels)}.")
     if labels.shape != (rows,):
@@ -82,14 +82,14 @@ def class_labels(labels: Any, rows: int) -> np.ndarray:
 
 
 def require_below(labels: np.ndarray, classes: int) -> None:
-    """Refuse labels of no output. Raises: ValueError."""
+    """Refuse labels that are not the index of an output. Raises: ValueError."""
     _require_classes(labels, labels < classes, f"below {classes}, the number of outputs")
 
 
 def _require_classes(labels: np.ndarray, fine: np.ndarray, what: str) -> None:
     if not fine.all():
         row = int(np.argmin(fine))
-        raise ValueError(f"the label at row {row} is {labels[row]}; a label is {what}, the place of its class.")
+        raise ValueError(f"the label at row {row} is {labels[row]}; a label is {what}, the index of its class.")
 
 
 def _arrays(name: str, tree: Any) -> Any:
@@ -103,7 +103,7 @@ def _arrays(name: str, tree: Any) -> Any:
 
 
 def _converted(name: str, leaf: Any) -> np.ndarray:
-    """Convert arrays of other libraries, a PyTorch tensor say. Raises: TypeError: no array."""
+    """Convert arrays of other libraries, such as PyTorch tensors. Raises: TypeError: not an array."""
     values = np.asarray(leaf) if getattr(leaf, "shape", ()) else None
     if values is None or values.dtype == object:
         raise TypeError(f"{name} must be an array, or a tuple or dictionary of arrays; got {validation.shown(leaf)}.")

@@ -32,7 +32,7 @@ class KernelDrift:
         steps: when each call was made: the step given, or the number of the call.
         change: |K_t - K_0|/|K_0|, norms of Frobenius; 0 where both kernels are 0, infinite where K_0 alone is.
         alignment: <K_t, K_0>/(|K_t| |K_0|), 1 where K_t is a multiple of K_0; 1 where both are 0, 0 where one is.
-        ax_, figure_: where `plot` drew.
+        ax_, figure_: the Axes and the figure of the last `plot`.
     """
 
     ax_: Axes
@@ -47,10 +47,10 @@ class KernelDrift:
         self._first: Float[np.ndarray, "N N"] | None = None
 
     def __call__(self, tangents: Tangents, step: float | None = None) -> Self:
-        """Record the kernel of now.
+        """Record the current kernel.
 
         Args:
-            tangents: of `wl.tangents(apply, params)` or `widelimit.torch.tangents(module)`.
+            tangents: the current tangents, from `wl.tangents(apply, params)` or `widelimit.torch.tangents(module)`.
             step: when, a number for the axis of the plot.
 
         Raises: TypeError, ValueError: as `Tangents.at`; a model with other outputs than before.
@@ -84,7 +84,7 @@ class KernelDrift:
 
 
 def _compared(matrix: np.ndarray, first: np.ndarray) -> tuple[float, float]:
-    """Return change and alignment, of kernels that are 0 everywhere too."""
+    """Return change and alignment, defined also for kernels that are 0 everywhere."""
     start, now = float(np.linalg.norm(first)), float(np.linalg.norm(matrix))
     if start == 0 or now == 0:
         return (0.0, 1.0) if start == now else (np.inf if start == 0 else 1.0, 0.0)

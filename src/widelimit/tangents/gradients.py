@@ -1,4 +1,4 @@
-"""A model's gradients: df_a(x)/dtheta of some rows at a time, and products with their matrix."""
+"""The gradients df_a(x)/dtheta of a model are computed for some rows at a time, and multiplied with vectors."""
 
 import abc
 from typing import Any
@@ -13,17 +13,17 @@ from widelimit.shapes import Float
 from widelimit.tangents.batches import Batch
 
 COPIES = 4
-"""Gradients of a row that are held at once: forward, backward, the result, its copy."""
+"""Copies of a row's gradients that are in memory at once: forward, backward, the result, its copy."""
 ROWS = 64
 """Rows whose gradients are computed at once, at most."""
 RANDOM = "Draw no numbers inside, and call dropout with training=False: tangents are those of one function."
-"""What to do about a random model."""
+"""Advice about a random model, at the end of errors."""
 NAMES = ("margin", "log_probability")
-"""Functions of outputs and labels that have a name."""
+"""Names of functions of outputs and labels, for of=."""
 
 
 class Gradients(abc.ABC):
-    """A model and its parameters theta: outputs f(x), (n, c), and J = df/dtheta, (n c, P), never held as a whole."""
+    """A model with parameters theta has outputs f(x), (n, c), and J = df/dtheta, (n c, P), never formed as a whole."""
 
     names: tuple[str, ...]
     """Names of the parameters, in the order of their gradients."""
@@ -41,7 +41,7 @@ class Gradients(abc.ABC):
 
     @abc.abstractmethod
     def require_unchanged(self) -> None:
-        """Refuse a model that was trained since: called once a public call. Raises: ValueError: it was."""
+        """Refuse a model that was trained in the meantime; every public call checks once. Raises: ValueError."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
@@ -61,7 +61,7 @@ class Gradients(abc.ABC):
 
     @abc.abstractmethod
     def gradients(self, batch: Batch) -> list[Float[np.ndarray, "r c p"]]:
-        """Compute df_a(x)/dtheta, one array a parameter."""
+        """Compute df_a(x)/dtheta, one array (r, c, p) for each parameter."""
 
     @abc.abstractmethod
     def pull(self, batch: Batch, u: Float[np.ndarray, "r c"]) -> Float[np.ndarray, " P"]:
@@ -72,7 +72,7 @@ class Gradients(abc.ABC):
         """Compute J v."""
 
     def push_by_rows(self, batch: Batch, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, "r c"]:
-        """Compute J v from gradients of single rows, where a part of the model has no forward derivatives."""
+        """Compute J v from gradients of single rows, for models that have no forward derivatives."""
         cuts, step = np.split(v, np.cumsum(self.sizes)[:-1]), min(ROWS, self.rows(batch))
         found = []
         for i in range(0, batch.rows, step):
@@ -106,7 +106,7 @@ class Gradients(abc.ABC):
         return found
 
     def rows(self, batch: Batch) -> int:
-        """Return how many rows' gradients fit the budget, a power of 2. Raises: MemoryError: not one's do."""
+        """Return how many rows' gradients fit in the budget, a power of 2. Raises: MemoryError: not even one row's."""
         outputs = self.outputs(batch.take(slice(0, 1))).shape[1]
         size = COPIES * self.dtype(batch).itemsize * outputs * self.parameters
         budget = memory.budget(self.memory)
@@ -145,7 +145,7 @@ def require_separate_rows(model: Gradients, batch: Batch) -> None:
 
 
 def require_repeated(first: np.ndarray, again: np.ndarray, dtype: Any) -> None:
-    """Refuse a function that gives other values when it is called again. Raises: ValueError."""
+    """Refuse a function that returns different values when it is called again. Raises: ValueError."""
     bound = ROUNDING * float(np.finfo(dtype).eps) * np.abs(np.where(np.isfinite(first), first, 0)).max(initial=0)
     with np.errstate(invalid="ignore"):
         apart = ~((first == again) | (np.abs(first - again) <= bound) | (np.isnan(first) & np.isnan(again)))
@@ -187,12 +187,12 @@ def _nudged(batch: Batch) -> Batch:
 
 
 def name_of(function: Any) -> str:
-    """Return the name under which a function goes into a fingerprint."""
+    """Return the name of a function in a fingerprint."""
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def hashed(function: Any, of: Any, names: Any, parameters: list[np.ndarray]) -> str:
-    """Hash what the gradients are of."""
+    """Hash the model, the function of its outputs, and the parameters."""
     return sha256(name_of(function), of if isinstance(of, str) else name_of(of), str(names), *parameters)
 
 

@@ -23,9 +23,9 @@ class LinearizedPosterior:
     flow: StoppedFlow
     prior_variance: float
     shape: tuple[int, ...]
-    """Of a row of the targets."""
+    """The shape of one row of the targets."""
     frame: np.ndarray | None
-    """U, (N, r), where fewer numbers U^T f(X) stand for all."""
+    """U, (N, r), if the fewer numbers U^T f(X) determine f(X); else None."""
 
     def predict(self, rows: TangentRows) -> Prediction:
         """Compute mean and variance of f, without noise, at other rows of the same model and kind.
@@ -69,8 +69,8 @@ def linearized_posterior(
         rows: training rows of `Tangents.at`, exact, or of `Tangents.sketch`.
         y: (n, c) targets of the outputs of `rows`, or (n,) for one output.
         noise: variance of the targets, > 0 (or 0 where K is not singular), in the square of y's unit.
-        time: in [0, inf].
-        prior_variance: of each parameter around theta_0, > 0.
+        time: training time in [0, inf], in the unit of d theta/dt = -grad C.
+        prior_variance: prior variance of each parameter around theta_0, > 0.
 
     Returns: a `LinearizedPosterior`; predict(rows) gives mean and variance.
 

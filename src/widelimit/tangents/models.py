@@ -1,4 +1,4 @@
-"""The gradients of a function of JAX, and the door to those of any model."""
+"""`tangents` takes the gradients of a function of JAX; `Tangents` serves those of any model."""
 
 import os
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from widelimit.tangents.rows import ExactRows, Output
 from widelimit.tangents.sketch import Sketch, sketch_rows
 
 FEW = 4
-"""Rows to which fewer are filled up: checks of one row and of three are one program."""
+"""Fewer rows are padded to this number, so that checks of one row and of three use one program."""
 
 
 @final
@@ -67,7 +67,7 @@ class Tangents:
             labels: n labels, as `at`.
             output: "full" or "trace", as `at`; the store is the same for both.
             size: dimensions, >= 1; errors fall as size^(-1/2).
-            seed: of the projection, >= 0.
+            seed: seed of the projection, >= 0.
             path: a folder for a Zarr array, made if it is not there: a call that was killed goes on where it ended,
                 and damaged chunks are computed again.
             progress: called as progress(rows done, all rows).
@@ -152,7 +152,7 @@ class _Function:
 
 
 def named(of: str, outputs: Any, labels: Any) -> jax.Array:
-    """log p of the label under softmax, or log p/(1 - p)."""
+    """Compute log p of the label under softmax, or log p/(1 - p)."""
     chosen = jnp.take_along_axis(outputs, labels[:, None], axis=1)[:, 0]
     if of == "log_probability":
         return jnp.asarray(chosen - jax.nn.logsumexp(outputs, axis=1))

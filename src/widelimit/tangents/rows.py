@@ -1,4 +1,4 @@
-"""Rows of data have a tangent kernel K = F F^T; what is asked of it takes products, not the matrix."""
+"""Rows of data have a tangent kernel K = F F^T, which is used by products with vectors, without its matrix."""
 
 import abc
 import functools
@@ -14,11 +14,11 @@ from widelimit.tangents.gradients import Gradients
 
 Output = Literal["full", "trace"]
 EXACT = 1024
-"""Values up to which eigenvalues of the matrix answer in place of random probes."""
+"""Size of K up to which its eigenvalues are computed instead of estimates by random vectors."""
 PROBES = 32
-"""Random vectors of an estimate."""
+"""Random vectors in an estimate."""
 STRIP = 256
-"""Rows at once of products, which hold no gradients of single rows."""
+"""Rows at once in products, which store no gradients of single rows."""
 
 
 class Estimate(NamedTuple):
@@ -81,7 +81,7 @@ class TangentRows(abc.ABC):
         if type(other) is not type(self):
             raise TypeError(f"other rows must be of the same kind, {type(self).__name__}; got {type(other).__name__}.")
         if other.model is not self.model and other.model.fingerprint() != self.model.fingerprint():
-            raise ValueError("the rows are of two models, or of one at two times of training; make both of one.")
+            raise ValueError("the rows are of two models, or of one model at two times of training; use one model.")
         if other.signature != self.signature or other.output != self.output:
             raise ValueError(
                 f"the rows differ in form: {other.signature[1:]}, output={other.output!r}, and {self.signature[1:]}, "

@@ -66,7 +66,7 @@ class Sketch(TangentRows):
 
         Args:
             other: other rows; these rows unless given.
-            confidence: in (0, 1); None for the standard error.
+            confidence: probability in (0, 1) that the bound holds; None for the standard error.
         """
         right = self if other is None else other
         self.require_same(right)

@@ -1,4 +1,4 @@
-"""The coordinate check: how far the signals of every layer move in training, over the width, at one learning rate."""
+"""`coordinate_check` measures how far the signals of every layer move in training at several widths."""
 
 import functools
 import math
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class CoordinateCheck:
-    """This result says how far the signals after every layer with weights moved, at W widths. By `coordinate_check`."""
+    """This result says how far the signals of each layer with weights moved, at W widths; see `coordinate_check`."""
 
     widths: Int[np.ndarray, " W"]
     layers: tuple[str, ...]
-    """The text of each layer, L of them; the last is the output."""
+    """The text of each of the L layers; the last is the output."""
     movement: Float[np.ndarray, "W L"]
-    """The root of the mean of |h_t - h_0|^2 over rows, units and networks; inf where training left float64's range."""
+    """The root of the mean of |h_t - h_0|^2 over rows, units and networks; inf if training left float64's range."""
     error: Float[np.ndarray, "W L"]
-    """Its standard error over networks; inf there too."""
+    """The standard error of `movement` over networks; inf where that is."""
     slopes: Float[np.ndarray, " L"]
-    """Of log movement in log width, by least squares: 0 with maximal updates; inf where a movement is."""
+    """Slopes of log movement in log width, by least squares: 0 with maximal updates; inf where a movement is inf."""
 
     def holds(self, tolerance: float = 0.2) -> bool:
         """Return True if |slope| is at most `tolerance` > 0 in all layers. Raises: TypeError, ValueError."""
@@ -43,7 +43,7 @@ class CoordinateCheck:
         return bool(np.max(abs(self.slopes)) <= bound)
 
     def plot(self, ax: Any = None) -> "Axes":
-        """Draw the movement over the width, a line a layer, on logarithmic axes. Raises: TypeError: ax."""
+        """Draw the movement over the width, one line for each layer, on logarithmic axes. Raises: TypeError: ax."""
         from widelimit import plots
         from widelimit.displays.axes import axes_or_new
 
@@ -66,22 +66,22 @@ def coordinate_check(
     draws: int = 4,
     seed: int = 0,
 ) -> CoordinateCheck:
-    """|h_t - h_0| ~ width^0: measure how far each layer's signals move in some steps of gradient descent.
+    """|h_t - h_0| ~ width^0: measure how far each layer's signals move in a few steps of gradient descent.
 
-    In the maximal update parameterisation all move by as much at every width, with one learning rate: features are
-    learned, and the rate that is best at one width is near the best at others (Yang and Hu 2021, arXiv 2011.14522;
-    Yang et al. 2022, arXiv 2203.03466). In "ntk" hidden signals move by width^(-1/2); in "standard" training leaves
-    float64's range at large width. The cost is the mean of |f - y|^2 over rows, each step on all of them.
+    In the maximal update parameterisation, with one learning rate, the signals of every layer move equally far at every
+    width: features are learned, and the learning rate that is best at one width is near the best at others (Yang and Hu
+    2021, arXiv 2011.14522; Yang et al. 2022, arXiv 2203.03466). With "ntk" hidden signals move by width^(-1/2); with
+    "standard" training leaves float64's range at large width. The cost is the mean of |f - y|^2 over all rows.
 
     Args:
         net: a network on rows, of any parameterisation.
         X: (n, d) inputs.
         y: (n,) or (n, c) targets.
         learning_rate: eta > 0, the same at all widths.
-        widths: of all hidden layers, two or more different ones.
-        steps: >= 1.
-        draws: networks of each width, >= 2.
-        seed: of the first; the others have the following ones.
+        widths: two or more different widths, each for all hidden layers.
+        steps: number of steps of gradient descent, >= 1.
+        draws: number of networks of each width, >= 2.
+        seed: seed of the first network of each width, >= 0; the next ones take the next integers.
 
     Returns:
         A `CoordinateCheck`.
@@ -92,7 +92,7 @@ def coordinate_check(
     if not isinstance(net, Network):
         raise TypeError(f"net must be a network, as wl.mlp(depth=3) makes one, got {validation.shown(net)}.")
     if not isinstance(net.inputs, Rows) or net.depth == 1:
-        raise ValueError("net must be a network of rows of depth 2 or more: others have no hidden signals to follow.")
+        raise ValueError("net must be a network of rows of depth 2 or more: coordinate_check measures hidden signals.")
     rate = float(validation.finite_scalar("learning_rate", learning_rate, above=0.0))
     sizes = _sizes(widths)
     count, many = validation.integer("steps", steps, at_least=1), validation.integer("draws", draws, at_least=2)

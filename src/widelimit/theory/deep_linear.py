@@ -1,4 +1,4 @@
-"""Deep linear networks with balanced layers have an exact equation of motion for the product of their layers."""
+"""The product of the layers of a deep linear network follows an exact equation of motion if layers are balanced."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -13,14 +13,15 @@ from widelimit.theory.requests import finite_times
 from widelimit.validation import Array
 
 TOLERANCE = 1e-10
+"""Relative tolerance of the solution of the ODE."""
 DEEPEST = 1000
-"""Layers, at most: the right side sums over them."""
+"""Layers, at most: the right side of the ODE is a sum over them."""
 
 
 @final
 @dataclass(frozen=True)
 class DeepLinearFlow:
-    """Training of a deep linear network at T times and m points, c outputs. Made by `deep_linear_flow`."""
+    """The training of a deep linear network, at T times and m points, with c outputs. Made by `deep_linear_flow`."""
 
     times: Float[np.ndarray, " T"]
     weights: Float[np.ndarray, "T d c"]
@@ -29,7 +30,7 @@ class DeepLinearFlow:
     loss: Float[np.ndarray, " T"]
     """The cost on the training points."""
     lazy: Float[np.ndarray, "T m c"]
-    """What the tangent kernel at the start predicts for the outputs, were it constant."""
+    """The outputs that a constant tangent kernel, that at the start, predicts."""
 
 
 def deep_linear_flow(
@@ -43,31 +44,32 @@ def deep_linear_flow(
 ) -> DeepLinearFlow:
     """dW/dt = -sum_j (W W^T)^((j-1)/L) G (W^T W)^((L-j)/L), G = dC/dW: train f(x) = x W, W = A_1 A_2 .. A_L, exactly.
 
-    The layers are trained by gradient flow from a balanced start, A_j^T A_j = A_{j+1} A_{j+1}^T, which it keeps; their
-    width is any, at least the smaller of d and c (Arora, Cohen and Hazan 2018, arXiv 1802.06509, Theorem 1). C is the
-    mean of |f - y|^2. With whitened inputs and singular vectors of the data, each singular value moves on its own,
-    ds/dt = 2 L s^(2 - 2/L) (s* - s) (Saxe, McClelland and Ganguli 2014, arXiv 1312.6120). The tangent kernel is
-    sum_j x (W W^T)^((j-1)/L) x'^T (W^T W)^((L-j)/L): it grows with W, and small starts are far from lazy.
+    The layers are trained by gradient flow from a balanced start, A_j^T A_j = A_{j+1} A_{j+1}^T, and stay balanced; any
+    width from the smaller of d and c on gives the same W (Arora, Cohen and Hazan 2018, arXiv 1802.06509, Theorem 1). C
+    is the mean of |f - y|^2. With whitened inputs and a start along singular vectors of the data, each singular value
+    moves independently, ds/dt = 2 L s^(2 - 2/L) (s* - s) (Saxe, McClelland and Ganguli 2014, arXiv 1312.6120). The
+    tangent kernel is sum_j x (W W^T)^((j-1)/L) x'^T (W^T W)^((L-j)/L): it grows with W, so training from a small start
+    is far from lazy.
 
     Args:
         X: (n, d) training inputs.
         y: (n,) or (n, c) targets.
         depth: L, 1 to 1000; 1 is linear regression.
-        start: (d,) or (d, c), the product of the layers at the start, not zero (training would not move from there).
-        times: (T,) or one, finite, >= 0, in the unit of dA/dt = -grad C.
-        probes: (m, d) inputs at which the results are; X unless given.
+        start: (d,) or (d, c), the product of the layers at the start; not zero, which training would not leave.
+        times: (T,) or one number, finite, >= 0, in the unit of dA/dt = -grad C.
+        probes: (m, d) inputs at which the outputs are computed; X unless given.
 
     Returns:
         A `DeepLinearFlow`.
 
     Raises:
         TypeError, ValueError: arrays of other shapes, a start of zeros, times that are not finite.
-        ArithmeticError: the weights move too fast to be followed. MemoryError: they do not fit.
+        ArithmeticError: the weights move too fast for the integrator. MemoryError: they do not fit.
     """
     rows = np.asarray(validation.concrete_points("X", X), np.float64)
     targets = np.asarray(validation.targets("y", y, len(rows)), np.float64).reshape(len(rows), -1)
     L = validation.integer("depth", depth, at_least=1, below=DEEPEST + 1)
-    until = finite_times(times, "the weights are followed from time to time")
+    until = finite_times(times, "the weights are integrated step by step")
     more = rows if probes is None else np.asarray(validation.concrete_points("probes", probes), np.float64)
     validation.same_features("probes", more, "X", rows)
     d, c = rows.shape[1], targets.shape[1]
@@ -109,14 +111,14 @@ def _factors(W: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _frozen(W: np.ndarray, C: np.ndarray, h: np.ndarray, depth: int, until: np.ndarray) -> np.ndarray:
-    """Compute W at all times under the equation with its factors at the start, a linear one, in closed form."""
+    """Compute W at all times for a constant tangent kernel, that at the start: a linear equation, in closed form."""
     U, shares, Vt = _factors(W, depth)
-    turned, aim, now = U.T @ C @ U, U.T @ h @ Vt.T, U.T @ W @ Vt.T
+    rotated, aim, now = U.T @ C @ U, U.T @ h @ Vt.T, U.T @ W @ Vt.T
     found = np.empty((len(until), *W.shape))
     for b, root in enumerate(np.sqrt(shares).T):
-        values, Q = np.linalg.eigh(root[:, None] * turned * root)
+        values, Q = np.linalg.eigh(root[:, None] * rotated * root)
         values = np.maximum(values, 0.0)
-        force = Q.T @ (root * (aim[:, b] - turned @ now[:, b]))
+        force = Q.T @ (root * (aim[:, b] - rotated @ now[:, b]))
         learned = gain(values, until, values * until[:, None] < 1e-12, 0.0)
         found[:, :, b] = now[:, b] + root * ((learned * force) @ Q.T)
     return np.asarray(U @ found @ Vt)

@@ -1,9 +1,10 @@
-"""The mean square errors of random training sets have deterministic equivalents: a few sums over modes, or over rows.
+"""Deterministic equivalents of the mean square errors of random training sets: sums over modes, or over rows.
 
 n rows with the ridge delta learn the share L = lambda/(lambda + kappa) of a mode with the eigenvalue lambda, where
-sum L + delta/kappa = n (Bordelon, Canatar and Pehlevan 2020, arXiv 2002.02561; Simon et al. 2021, arXiv 2110.03922).
-N given rows show the same sums as traces of R = (K + delta')^{-1}: n of them with the ridge delta have the kappa of all
-of them with the larger ridge delta' = delta + kappa (N - n), and kappa = 1/tr R.
+sum L + delta/kappa = n (Bordelon, Canatar and Pehlevan 2020, arXiv 2002.02561; Simon et al. 2021, arXiv 2110.03922):
+`OfLevels`. If lambda is not known, N given rows yield the same sums as traces of R = (K + delta')^{-1}: n rows with the
+ridge delta have the same kappa as all N rows with the larger ridge delta' = delta + kappa (N - n), and kappa = 1/tr R:
+`OfModes`. `of_rows` gives each row its own kappa.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ from widelimit.compute import threads
 from widelimit.shapes import Float
 
 _STEPS = 1100
-"""Newton's steps: they halve kappa at least, until it is found."""
+"""Newton steps, at most: each at least halves kappa until it is near the solution."""
 _CHANGE = 1e-13
-"""Relative change that ends Newton's steps."""
+"""Relative change at which Newton's iteration ends."""
 _ROUNDING = 1e-6
-"""Relative change below which steps that no longer shrink are rounding."""
+"""Relative change below which steps that no longer shrink are taken for rounding."""
 _ROWS_CHANGE = 1e-7
 """Change of ln D_i that ends the iteration over rows."""
 _ROWS_ROUNDING = 1e-3
-"""Change of ln D_i below which steps that no longer shrink are rounding."""
+"""Change of ln D_i below which steps that no longer shrink are taken for rounding."""
 _ZERO = 1e-300
-"""kappa, over E K(x, x), that stands for 0 where n rows hold all modes."""
+"""kappa, over E K(x, x), that stands for 0 where n rows determine all modes."""
 _TURN = 0.25
-"""Radians between two ridges from one of which the root for the other is found."""
+"""Radians by which the argument of a complex ridge grows per step: each root is the start for the next."""
 _POLES = 24
+"""Poles of the rational approximation of e^{-x}, in conjugate pairs."""
 
 
 class Errors(NamedTuple):
@@ -42,14 +44,16 @@ class Errors(NamedTuple):
     test: float
     train: float
     bias: float
+    """The error of the mean prediction over training sets, with the targets' noise."""
     learnability: float
+    """The share of the target in the mean prediction."""
 
 
 def exponential_poles() -> tuple[np.ndarray, np.ndarray]:
-    """Return z, w of e^{-x} = 2 Re sum_j w_j z_j/(x + z_j) for x >= 0, to 4e-14, by midpoints on a Talbot contour.
+    """Return z, w of e^{-x} = 2 Re sum_j w_j z_j/(x + z_j), x >= 0, to 4e-14, by midpoints on a Talbot contour.
 
-    2 Re sum_j w_j = 1, so that 1 - e^{-x} combines fits with the ridges z_j. Source: Weideman 2006 (its parameters);
-    Trefethen, Weideman and Schmelzer 2006.
+    2 Re sum_j w_j = 1, so that 1 - e^{-x} is a combination of fits with the complex ridges z_j. Source: Trefethen,
+    Weideman and Schmelzer 2006; the parameters are those of Weideman 2006.
     """
     angle = (np.arange(_POLES // 2) + 0.5) * 2 * np.pi / _POLES
     inner = 0.6407 * angle
@@ -63,27 +67,31 @@ class Equivalent(abc.ABC):
 
     @abc.abstractmethod
     def start(self, n: int, ridge: float) -> float:
-        """Return an upper bound of the unknown for a real ridge, a convex function of it; _ZERO if it is 0."""
+        """Return an upper bound of the unknown for a real ridge, at which g is convex; _ZERO if the unknown is 0."""
 
     @abc.abstractmethod
     def step(self, n: int, unknown: complex, ridge: complex) -> complex:
-        """Return the unknown after one step of Newton, (u g'(u) - g(u) + ridge)/g'(u), where g(u) = ridge is sought.
+        """Return the unknown u after one Newton step for g(u) = ridge: (u g'(u) - g(u) + ridge)/g'(u).
 
-        Written with sums of one sign, so that u may fall by any power of ten.
+        Implementations sum terms of one sign only, so that u keeps its digits when it falls by many powers of ten.
         """
 
     @abc.abstractmethod
     def sums(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return sum L (p,), sum L L' (p, p), the power not learned (p, p), and its share of the target's (p,)."""
+        """Return four sums over modes at p solutions, one for each ridge.
+
+        They are sum L (p,); sum L L' of pairs of ridges (p, p); the power that is not learned, sum (1 - L)(1 - L') v^2
+        with the noise (p, p); and the share of the target that the mean prediction lacks (p,).
+        """
 
     @abc.abstractmethod
     def learned(self, found: np.ndarray) -> Float[np.ndarray, "p D"]:
         """Return L of every mode at every ridge."""
 
     def errors(self, n: int, ridges: np.ndarray, weights: np.ndarray) -> tuple[Errors, Float[np.ndarray, " D"]]:
-        """Compute the errors of sum_j w_j f_j, f_j the fit with the ridge delta_j, and what it learns of every mode.
+        """Compute the errors of sum_j w_j f_j, f_j the fit with the ridge delta_j, and its learnability of each mode.
 
-        ridges, weights: (p,), real, or of one of each conjugate pair.
+        ridges, weights: (p,), real, or complex, one of each conjugate pair.
         """
         found = np.array([self._unknown(n, ridge) for ridge in ridges.tolist()])
         if np.iscomplexobj(found):
@@ -100,6 +108,7 @@ class Equivalent(abc.ABC):
         return errors, (weights @ self.learned(found)).real
 
     def _unknown(self, n: int, ridge: complex) -> complex:
+        """Find the unknown for a complex ridge, from that of its modulus, in steps of its argument."""
         size, angle = abs(ridge), math.atan2(ridge.imag, ridge.real)
         found: complex = self._newton(n, size, self.start(n, size))
         turns = math.ceil(angle / _TURN)
@@ -108,6 +117,7 @@ class Equivalent(abc.ABC):
         return found
 
     def _newton(self, n: int, ridge: complex, unknown: complex) -> complex:
+        """Iterate `step`. Raises: ArithmeticError: it does not converge."""
         last = math.inf
         if abs(unknown) <= _ZERO:
             return unknown
@@ -118,7 +128,8 @@ class Equivalent(abc.ABC):
                 return unknown
             last = change
         raise ArithmeticError(
-            f"kappa of {n} rows was not found in {_STEPS} steps: the eigenvalues span too many powers of ten."
+            f"the learning curve at {n} rows did not converge in {_STEPS} steps: the kernel's eigenvalues span too "
+            f"many powers of ten; give noise > 0."
         )
 
 
@@ -128,11 +139,11 @@ class OfLevels(Equivalent):
     """The eigenvalues and the target's powers are known: the unknown is kappa.
 
     Args:
-        values: lambda, (D,), in the kernel's unit, of f -> E K(x, x') f(x').
-        counts: how many modes share it, (D,).
+        values: eigenvalues lambda, (D,), of the operator f -> E K(x, x') f(x'), over the mean of K(x, x).
+        counts: numbers of modes with this eigenvalue, (D,).
         powers: the target's mean square in each level, (D,), in the square of its unit.
-        unseen: the trace of K beyond the levels: a ridge for all that is listed.
-        noise: the mean square of what no mode explains.
+        unseen: the trace of K outside the levels, which acts as a ridge on those listed.
+        noise: the mean square of the targets that no mode explains.
     """
 
     values: np.ndarray
@@ -174,11 +185,11 @@ class OfLevels(Equivalent):
 @final
 @dataclass(frozen=True)
 class OfModes(Equivalent):
-    """The eigenvalues of K(X, X) of N rows and the targets' squares in its eigenvectors: the unknown is delta'.
+    """K(X, X) of N rows stands for the operator: the unknown is the ridge delta' at which N rows have the kappa of n.
 
     Args:
-        values: (N,), >= 0.
-        squares: (N,), sums over outputs.
+        values: eigenvalues of K(X, X), (N,), >= 0.
+        squares: squares of the targets' coefficients in its eigenvectors, (N,), summed over outputs.
     """
 
     values: np.ndarray
@@ -214,13 +225,13 @@ class OfModes(Equivalent):
 
 
 def of_rows(K: Float[np.ndarray, "N N"], y: Float[np.ndarray, "N c"], n: int, ridge: float) -> Errors:
-    """Compute the errors for n random rows of N, each row with its own variance h_i given the others.
+    """Compute the errors for n random rows of N by the coherent potential: each row has its own ridge D_i.
 
-    The coherent potential: the random choice of row i (with the ridge delta, or not at all) acts on the others as the
-    ridge D_i = (h_i + delta) N/n - h_i, with G = (K + D)^{-1} and h_i = 1/G_ii - D_i. Then e = (G y)_i/G_ii is the mean
-    error at a row that is left out. Its mean square v over training sets solves v = e^2 + (N/n - 1) A v, A_ij =
-    (G_ij/G_ii)^2 for i != j, and the product b of the errors of two disjoint training sets b = e^2 - A b. With one h
-    for all rows these are the sums of `OfModes`. delta > 0.
+    Row i is in a training set (with the ridge delta > 0) or not; on the mean, this acts on the other rows as the ridge
+    D_i = (h_i + delta) N/n - h_i, where h_i = 1/G_ii - D_i is the variance of row i given the others, and
+    G = (K + D)^{-1}. Then e_i = (G y)_i/G_ii is the mean error at row i if it is left out. Its mean square v over
+    training sets solves v = e^2 + (N/n - 1) A v, with A_ij = (G_ij/G_ii)^2 for i != j; the mean product b of the errors
+    of two disjoint training sets solves b = e^2 - A b. With one h for all rows these are the sums of `OfModes`.
     """
     N = len(K)
     G, others = _resolvent(K, n, ridge)
@@ -239,7 +250,7 @@ def of_rows(K: Float[np.ndarray, "N N"], y: Float[np.ndarray, "N c"], n: int, ri
 
 
 def _resolvent(K: np.ndarray, n: int, ridge: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return G and A. D is the largest root of a convex map: from (K_ii + ridge) N/n - K_ii Newton's steps fall to it.
+    """Return G and A. Newton's iteration for D starts at (K_ii + ridge) N/n - K_ii and falls to the largest root.
 
     Raises: ArithmeticError: they do not converge.
     """
@@ -266,6 +277,7 @@ def _plus_one(matrix: np.ndarray) -> np.ndarray:
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """Invert a positive definite matrix, which is overwritten."""
     with threads.limit_decomposition(len(matrix)):
         factor = scipy.linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
         inverse, _ = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)

@@ -1,4 +1,7 @@
-"""The law of a network of finite width departs from its limit by terms of order 1/width, at initialisation."""
+"""At initialisation, the law of a network of finite width differs from its limit by terms of order 1/width.
+
+`finite_width` is the public function, `FiniteWidth` its result.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ from widelimit.shapes import Float
 from widelimit.validation import Array
 
 _MOST = 1e100
+"""Relative deviation over the error asked for, at most: its square is a width."""
 _RESOLVED = 1e-4
-"""Agreement of two rules in every moment, far below what the next order of 1/width adds."""
+"""Relative difference of two quadrature rules, at most: far below what the next order of 1/width adds."""
 
 
 @final
@@ -32,7 +36,7 @@ class FiniteWidth:
     """The law of one output of a random network at every input, to first order in 1/width. Made by `finite_width`."""
 
     width: tuple[int, ...]
-    """Of each hidden layer."""
+    """The width of each hidden layer."""
     limit: Float[np.ndarray, " m"]
     """The variance in the limit, Sigma(x, x)."""
     variance: Float[np.ndarray, " m"]
@@ -65,50 +69,56 @@ class FiniteWidth:
 
 
 class Step(NamedTuple):
-    """One hidden layer: an activation of signals of variance K, and the dense layer behind it."""
+    """A hidden layer is an activation and the dense layer after it."""
 
     phi: Activation
     after: Dense
 
 
 class _Moments(NamedTuple):
-    """Moments of q = phi(u)^2/E phi^2 and r = phi'(u)^2/E phi'^2 at Gaussian u, and their derivatives by ln Var u."""
+    """The moments are those of q = phi(u)^2/E phi^2 and r = phi'(u)^2/E phi'^2 for Gaussian u, (m,) each."""
 
     square: np.ndarray
-    """E phi^2"""
+    """E phi^2."""
     slope: np.ndarray
+    """d ln E phi^2/d ln K, K = Var u."""
     curvature: np.ndarray
+    """K^2 d^2 E phi^2/dK^2, over E phi^2."""
     spread: np.ndarray
+    """Var q."""
     gain: np.ndarray
-    """E phi'^2"""
+    """E phi'^2."""
     gain_slope: np.ndarray
+    """d ln E phi'^2/d ln K."""
     gain_spread: np.ndarray
-    """Var r g^2, g the gradient behind: 3 E r^2 - 1."""
+    """Var[r g^2] = 3 E r^2 - 1, where g ~ N(0, 1) is the gradient by the layer after."""
     both: np.ndarray
+    """Cov[q, r]."""
 
 
 def finite_width(net: Network, X: Float[Array, "m d"], *, width: int | Sequence[int] = 512) -> FiniteWidth:
     """V' = w^4 Var[phi^2]/n + (w^2 dE[phi^2]/dK)^2 V: the variance of the conditional variance, layer after layer.
 
-    At one input the conditional variance G of the signals of a layer is a Markov chain, G' = b^2 + w^2 mean_i
-    phi(sqrt(G) g_i)^2. To first order in 1/n its mean moves by w^2 (m' M + m'' V/2), m(K) = E[phi^2], and the output
-    has the fourth cumulant 3 V. For relu with w^2 = 2 and no bias, V/K^2 = 5 (L - 1)/n. The empirical tangent kernel is
-    sum_l G_l D_l, with D_l the squared gradient by the signals of layer l, D_l = D_{l+1} (w^2/n) sum_j phi'_j^2 g_j^2.
-    Sources: Yaida 2019 (arXiv 1910.00019); Hanin and Nica 2019 (arXiv 1909.05989); Roberts, Yaida and Hanin 2022.
+    At one input the conditional variance G of a layer's signals, given the layers before, is a Markov chain:
+    G' = b^2 + w^2 mean_i phi(sqrt(G) g_i)^2, g_i ~ N(0, 1). To first order in 1/n, a shift M of its mean becomes
+    w^2 (m' M + m'' V/2), m(K) = E[phi^2], and the output has the fourth cumulant 3 V. For relu with w^2 = 2 and no
+    bias, V/K^2 = 5 (L - 1)/n. The empirical tangent kernel is sum_l G_l D_l, with D_l the squared gradient by the
+    signals of layer l, D_l = D_{l+1} (w^2/n) sum_j phi'_j^2 g_j^2. Sources: Yaida 2019 (arXiv
+    1910.00019); Hanin and Nica 2019 (arXiv 1909.05989); Roberts, Yaida and Hanin 2022.
 
-    The next order is (depth/width)^2: below a width of some times the depth the figures are only an indication.
+    The next order is (depth/width)^2: for widths below a few times the depth the figures are only an indication.
 
     Args:
         net: layers Dense, activation, Dense, .. in the NTK parameterisation, on rows.
         X: (m, d) inputs.
-        width: of all hidden layers, or of each.
+        width: one number for all hidden layers, or one for each, >= 1.
 
     Returns:
-        A `FiniteWidth`, arrays (m,).
+        A `FiniteWidth`, whose arrays are (m,).
 
     Raises:
-        TypeError, ValueError: another network, widths below 1, inputs that are not finite.
-        ArithmeticError: a moment is not resolved: the activation grows too fast, or oscillates.
+        TypeError, ValueError: another kind of network, widths below 1, inputs that are not finite.
+        ArithmeticError: a moment is not resolved, as the activation grows too fast or oscillates.
     """
     first, steps = dense_steps(net)
     points = np.asarray(net.inputs.rows("X", X), np.float64)
@@ -143,10 +153,11 @@ def _tangent(
     signals: list[np.ndarray],
     widths: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return Theta(x, x) in the limit, and its relative deviation: the part of each layer's signals in it, squared.
+    """Return Theta(x, x) in the limit, and the relative deviation of the empirical tangent kernel, (m,) each.
 
-    By the adjoint: d Theta = sum_l (a_l eps_l + c_l eta_l), with eps_l, eta_l the relative deviations of layer l's
-    means of phi^2 and phi'^2 g^2 from their expectations. signals: the share of phi's signal in the next variance.
+    To first order d ln Theta = sum_l (a_l eps_l + c_l eta_l), where eps_l and eta_l are the relative deviations of
+    layer l's means of phi^2 and of phi'^2 g^2 from their expectations; the a_l and c_l are found from the last layer
+    back. signals: the share of phi's signal in the variance of the next layer, the rest being its bias.
     """
     if not all(step.phi.has_ntk for step in steps):
         return np.full_like(states[0], np.inf), np.full_like(states[0], np.nan)
@@ -177,14 +188,14 @@ def _moments(phi: Activation, K: np.ndarray) -> _Moments:
     same = np.array(found) == np.array(finer)
     if not np.all(np.where(same, tail, np.maximum(gaps, tail)) <= _RESOLVED):
         raise ArithmeticError(
-            f"moments of {phi!r} at signals of variance {K.max():.3g} are not resolved: it grows too fast for its "
-            f"fourth power, or oscillates; scale X or weight_std down."
+            f"the fourth moment of {phi!r} is not resolved for signals of variance {K.max():.3g}: the activation grows "
+            f"too fast, or oscillates; scale X or weight_std down."
         )
     return found
 
 
 def _moments_by(phi: Activation, deviation: np.ndarray, halved: bool) -> tuple[_Moments, float]:
-    """Compute the moments, and the share of the last deviation that the rule sees in those of the fourth power."""
+    """Compute the moments, and the share of the outermost nodes in the fourth powers: the error of the cut."""
     grid = panels(phi.kinks, 2.0 ** math.ceil(math.log2(max(float(np.max(deviation)), 1.0))))
     z, weights = normal_rule(deviation, grid, halved=halved)
     u = deviation[:, None] * z
@@ -204,7 +215,7 @@ def _moments_by(phi: Activation, deviation: np.ndarray, halved: bool) -> tuple[_
 
 
 def dense_steps(net: Any) -> tuple[Dense, list[Step]]:
-    """Return the first dense layer, and each activation with the dense layer behind it. Raises: TypeError."""
+    """Return the first dense layer, and each activation with the dense layer after it. Raises: TypeError."""
     if not isinstance(net, Network):
         raise TypeError(f"net must be a network, as wl.mlp(depth=3) makes one, got {validation.shown(net)}.")
     dense = dense_chain(net)
@@ -212,7 +223,7 @@ def dense_steps(net: Any) -> tuple[Dense, list[Step]]:
     if not (usual and dense):
         raise TypeError(
             "net must have layers Dense, activation, Dense, .. on rows in the NTK parameterisation with one learning "
-            "rate, as wl.mlp makes them; others are not described at finite width."
+            "rate, as wl.mlp makes it: theory at finite width covers no other networks."
         )
     phis = (next(unit.activations()) for unit in net.units[1::2])
     return dense[0], [Step(phi, after) for phi, after in zip(phis, dense[1:], strict=True)]
@@ -224,5 +235,5 @@ def hidden_widths(width: Any, hidden: int) -> tuple[int, ...]:
         return (validation.integer("width", width, at_least=1),) * hidden
     found = tuple(validation.integer("each width", n, at_least=1) for n in width)
     if len(found) != hidden:
-        raise ValueError(f"width has {len(found)} numbers, and the network {hidden} hidden layers.")
+        raise ValueError(f"width must have one number for each of {hidden} hidden layers, got {len(found)} numbers.")
     return found

@@ -1,4 +1,7 @@
-"""Training at a finite width leaves that of the limit by terms of order 1/width, predicted without any training."""
+"""Training at finite width differs from that of the limit by terms of order 1/width, predicted without training.
+
+`finite_width_training` is the public function; `hierarchy` has the tensors behind it.
+"""
 
 import math
 from dataclasses import dataclass
@@ -21,10 +24,10 @@ from widelimit.theory.requests import finite_times, probes_beside, require_one_o
 from widelimit.validation import Array
 
 KERNELS = 16
-"""Networks whose tangent kernel is drawn, for one whose tensors are: they cost little."""
+"""Networks whose tangent kernel is computed, for each whose tensors are: kernels cost little."""
 
 _NEAR = 1e-9
-"""Closed forms have their kink at 0: slopes differ on both sides of it."""
+"""Slopes are compared at this distance on both sides of 0, where closed forms have their kink."""
 
 
 @final
@@ -32,7 +35,7 @@ _NEAR = 1e-9
 class FiniteWidthTraining:
     """Means over random networks of one width under gradient flow, to first order in 1/width, at m points and T times.
 
-    Made by `finite_width_training`. Every correction times the width is the same at all widths.
+    Made by `finite_width_training`. Every correction is proportional to 1/width.
     """
 
     width: int
@@ -42,15 +45,17 @@ class FiniteWidthTraining:
     kernel_drift: Float[np.ndarray, "T m n"]
     """E[Theta_t - Theta_0]."""
     kernel_drift_error: Float[np.ndarray, "T m n"]
-    """The standard error of it, from the random networks whose tensors were averaged."""
+    """The standard error of `kernel_drift`, from the random networks whose tensors were averaged."""
     limit: Float[np.ndarray, "T m"]
     """The mean output at infinite width."""
     initial: Float[np.ndarray, "T m"]
-    """What fluctuations, and the mean, of Theta_0 add to it: E[f_t^lin] - limit, f^lin trained with Theta_0."""
+    """E[f_t^lin] - limit, f^lin trained with Theta_0: the part of the fluctuations and of the mean of Theta_0."""
     initial_error: Float[np.ndarray, "T m"]
+    """The standard error of `initial`."""
     learned: Float[np.ndarray, "T m"]
-    """What the drift of the kernel adds: E[f_t - f_t^lin]."""
+    """E[f_t - f_t^lin]: the part of the drift of the kernel."""
     learned_error: Float[np.ndarray, "T m"]
+    """The standard error of `learned`."""
 
     @property
     def output(self) -> Float[np.ndarray, "T m"]:
@@ -72,26 +77,27 @@ def finite_width_training(
 ) -> FiniteWidthTraining:
     """dTheta/dt = -(2/n) O3 (f - y), dO3/dt = -(2/n) O4 (f - y): drift of kernel and outputs to first order in 1/width.
 
-    The neural tangent hierarchy (Huang and Yau 2020, arXiv 1909.08156; Dyer and Gur-Ari 2020, arXiv 1909.11304;
-    Roberts, Yaida and Hanin 2022, arXiv 2106.10165, chapter 11). E[O3 f_0] and E[O4] are of order 1/width, higher
-    tensors smaller; the residual in them is that of the limit, and the integrals over time are closed forms. The
-    tensors are means over random networks of `sample_width` at initialisation, by derivatives of their outputs, with
-    standard errors; none is trained. At depth 2 that mean is exact at every width, else to order 1/sample_width. The
-    part of Theta_0 takes the second moments of its fluctuations, and from depth 3 on its mean, which has large errors.
+    These equations are the neural tangent hierarchy (Huang and Yau 2020, arXiv 1909.08156; Dyer and Gur-Ari 2020, arXiv
+    1909.11304; Roberts, Yaida and Hanin 2022, arXiv 2106.10165, chapter 11). E[O3 f_0] and E[O4] are of order 1/width,
+    and higher tensors smaller; the residual in them is that of the limit, and the integrals over time are closed forms.
+    The tensors are means over random networks of `sample_width` at initialisation, with standard errors, computed by
+    derivatives of their outputs; no network is trained. At depth 2 this mean is exact at every width, and for deeper
+    networks to order 1/sample_width. The part of Theta_0 needs the second moments of its fluctuations, and from depth 3
+    on their mean, whose standard error is large.
 
-    Range: corrections far below the kernel and the targets; they grow with time, with y^2 and with the depth.
-    Time and memory go like n^4 and n^2 m: for some tens of points.
+    The expansion holds if its corrections are far below the kernel and the targets; they grow with time, with y^2 and
+    with the depth. Time and memory grow like n^4 and n^2 m: use it for some tens of points.
 
     Args:
         net: layers Dense, activation, Dense, .. on rows in the NTK parameterisation, of activations without kinks.
         X: (n, d) training inputs.
         y: (n,) targets of the one output.
-        times: (T,) or one, finite, >= 0, in the unit of d theta/dt = -grad C, C the mean of |f - y|^2.
-        width: of all hidden layers, the one to predict for.
-        probes: (m, d) inputs at which the results are; X unless given.
-        draws: random networks, >= 2.
-        sample_width: their width.
-        seed: of the first; the others have the following ones.
+        times: (T,) or one number, finite, >= 0, in the unit of d theta/dt = -grad C, C the mean of |f - y|^2.
+        width: the width of all hidden layers for which to predict, >= 1.
+        probes: (m, d) inputs at which to predict; X unless given.
+        draws: number of random networks, >= 2.
+        sample_width: width of these networks, >= 1.
+        seed: seed of the first network, >= 0; the next ones take the next integers.
 
     Returns:
         A `FiniteWidthTraining`.
@@ -102,7 +108,7 @@ def finite_width_training(
         MemoryError: the tensors do not fit.
     """
     _require(net)
-    until = finite_times(times, "the corrections are those of an expansion in 1/width at a time")
+    until = finite_times(times, "the expansion in 1/width holds at finite times only")
     n_width, at = (
         validation.integer(*given, at_least=1) for given in (("width", width), ("sample_width", sample_width))
     )
@@ -130,14 +136,14 @@ def finite_width_training(
 
 
 def _points(net: Network, rows: np.ndarray, probes: Any) -> tuple[np.ndarray, slice]:
-    """Return training rows and probes, and which of them are asked for. Raises: TypeError, ValueError."""
+    """Return training rows and probes in one array, and the slice that is asked for. Raises: TypeError, ValueError."""
     if probes is None:
         return rows, slice(0, len(rows))
     return np.concatenate([rows, probes_beside(net, rows, probes)]), slice(len(rows), None)
 
 
 def _at(expansion: Expansion, found: Any, moved: np.ndarray, depth: int, tau: float) -> list[tuple[Any, Any]]:
-    """Return mean and standard error of drift, learned part, and part of Theta_0, at a time."""
+    """Return mean and standard error of kernel drift, learned part and initial part at tau = 2 t/n."""
     drift, learned = expansion.drift(tau, found)
     first, second = expansion.start(tau, moved)
     initial = second if depth == 2 else first + second  # E Theta_0 is that of the limit at depth 2
@@ -166,14 +172,14 @@ def _require(net: Any) -> None:
     dense = dense_chain(net)
     if not (usual and dense and dense[-1].trained):
         raise TypeError(
-            "finite_width_training takes layers Dense, activation, Dense, .. on rows in the NTK parameterisation with "
-            "one learning rate, as wl.mlp makes them."
+            "finite_width_training needs a network of layers Dense, activation, Dense, .. on rows in the NTK "
+            "parameterisation with one learning rate, as wl.mlp makes it."
         )
     for phi in net.activations():
         with arithmetic(True):
             sides = np.asarray(interpreted(phi.derivative)(np.array([-_NEAR, _NEAR])))
         if len(phi.kinks) or abs(np.diff(sides))[0] > 0.01 * np.max(abs(sides)):
             raise ValueError(
-                f"the kernel of a network with {phi.name!r} has no second derivative at its kinks, and training no "
-                f"expansion of this form; take a smooth activation, as gelu, softplus, tanh or erf."
+                f"{phi.name!r} has kinks, at which the network has no second derivative: its training has no "
+                f"such expansion; take a smooth activation, such as gelu, softplus, tanh or erf."
             )

@@ -1,4 +1,7 @@
-"""The learning curve of kernel regression is predicted: errors of random training sets of every size, drawing none."""
+"""Learning curves of kernel regression are predicted: mean errors over random training sets, without drawing any.
+
+`generalization` is the public function; `equivalents` has the theory, `measured` the training sets that are drawn.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,15 @@ if TYPE_CHECKING:
 
 METHODS = ("auto", "rows", "modes")
 ROWS = 2000
-"""Rows up to which method="auto" takes "rows": some inverses of that size for each training size."""
+"""Rows up to which method="auto" takes "rows", which inverts some matrices of that size for each training size."""
 SMALLEST_RIDGE = 1e-11
-"""Ridge over the mean of K(x, x) that stands for 0 where eigenvalues of 0 are known to rounding."""
+"""Ridge, over the mean of K(x, x), that stands for 0 where zero eigenvalues are known to rounding only."""
 _LARGEST_RIDGE = 1e150
-"""Ridge over the mean of K(x, x) whose square a float64 holds."""
+"""Ridge, over the mean of K(x, x), whose square is within float64's range."""
 _NOTHING = 1e-14
-"""Time over rows below which nothing is learned, to rounding, where the mean of K(x, x) is 1."""
+"""2 time/n below which nothing is learned, to rounding, where the mean of K(x, x) is 1."""
+_WORKSPACE = {"rows": 6, "modes": EIGENVECTORS}
+"""Matrices of the kernel's size that a method needs beside the kernel."""
 
 
 @final
@@ -42,21 +47,21 @@ class Generalization:
 
     sizes: np.ndarray
     test_error: Float[np.ndarray, " S"]
-    """The mean over rows that were not trained on; inf, or from rows very large, where interpolation of noisy targets
-    has none: as many rows as the kernel has rank, without noise."""
+    """The mean over rows that were not trained on. It is inf (very large with method="rows") where an interpolant of
+    noisy targets has no mean error: as many rows as the rank of the kernel, without noise."""
     train_error: Float[np.ndarray, " S"]
     bias: Float[np.ndarray, " S"]
     """The error of the mean prediction over training sets, with the noise of the targets."""
     variance: Float[np.ndarray, " S"]
     """The variance of the prediction over training sets: test_error = bias + variance."""
     learnability: Float[np.ndarray, " S"]
-    """<y, E f>/<y, y>: the share of the target that the mean prediction has, 1 where all is learned."""
+    """<y, E f>/<y, y>: the share of the target that is in the mean prediction; 1 if all is learned."""
     modes: Float[np.ndarray, "S D"] | None
-    """The same for every eigenfunction of the kernel, largest eigenvalue first (levels as the spectrum lists them)."""
+    """The learnability of every eigenfunction, largest eigenvalue first (of every level, in the spectrum's order)."""
     method: str
     """"levels" (exact eigenvalues), "modes" or "rows"."""
     measured: Measured | None = None
-    """The same from training sets that were drawn and fitted, where `draws` asks for it."""
+    """The errors of training sets that were drawn and fitted, with draws > 0."""
 
     def plot(self, ax: Any = None) -> Axes:
         """Draw the errors over the size, both on logarithmic axes. Raises: TypeError: ax."""
@@ -92,15 +97,16 @@ def generalization(
 ) -> Generalization:
     """E |f - y|^2 = n/(n - sum L^2) (sum (1 - L)^2 v^2 + s^2), L = lambda/(lambda + kappa), sum L + noise/kappa = n.
 
-    The mean test error of kernel regression on n random rows, predicted from the kernel's eigenvalues lambda and the
-    squares v^2 of the target in its eigenfunctions (Bordelon, Canatar and Pehlevan 2020, arXiv 2002.02561; Simon et
-    al. 2021, arXiv 2110.03922), for gradient flow stopped at a time too. From N rows nothing else has to be known:
-    the sums are traces of (K + d)^{-1}, as in generalised cross-validation, with the ridge d for which all N rows have
-    the kappa of n. "rows" gives each row its own kappa, which follows dense and sparse regions of real data where
-    little noise is added; "modes" has one for all, and is quicker.
+    Predicts the mean test error of kernel regression on n random rows from the kernel's eigenvalues lambda and the
+    squares v^2 of the target's coefficients in its eigenfunctions (Bordelon, Canatar and Pehlevan 2020, arXiv
+    2002.02561; Simon et al. 2021, arXiv 2110.03922). Gradient flow that is stopped at a time is predicted too. Given N
+    rows, neither lambda nor v has to be known: the sums are traces of (K + d)^{-1}, as in generalised
+    cross-validation, with the ridge d at which all N rows have the kappa of n. method="rows" gives each row its own
+    kappa, which describes dense and sparse regions of real data with little noise; "modes" has one kappa for all rows
+    and is quicker.
 
-    The theory takes features for Gaussian. It holds where many modes matter; inputs of one or two dimensions, smooth
-    kernels or a few rows with little noise can leave it, by factors on the circle: compare with `draws`.
+    The theory takes features to be Gaussian, which is good if many modes matter. It can fail (on the circle by a
+    factor) for inputs of one or two dimensions, smooth kernels, or a few rows with little noise: compare with `draws`.
 
     Args:
         k: a kernel with data X, y; or a `rkhs.Spectrum` with the powers of a target.
@@ -108,60 +114,76 @@ def generalization(
         y: (N,) or (N, c) targets, with their noise.
         sizes: (S,) integers n, 1 <= n < N.
         noise: added to the diagonal of K, >= 0, as in `posterior`; 0: the interpolant of smallest norm (from rows: a
-            ridge of 1e-11 of the mean of K(x, x), below which eigenvalues are rounding).
-        time: of `gradient_flow` on K + noise from f_0 = 0, >= 0, in the unit of d theta/dt = -grad C, C the mean of
-            |f - y|^2; inf: until it has converged. A finite time takes method="modes".
-        method: "rows", "modes", or "auto": "rows" up to 2000 rows where time = inf.
-        draws: training sets of each size that are drawn and fitted beside the prediction, >= 2; 0: none.
+            ridge of 1e-11 of the mean of K(x, x), as smaller eigenvalues are rounding).
+        time: training time of `gradient_flow` on K + noise from f_0 = 0, >= 0, in the unit of d theta/dt = -grad C,
+            C the mean of |f - y|^2; inf: until it has converged. A finite time needs method="modes" or "auto".
+        method: "rows", "modes", or "auto", which is "rows" up to 2000 rows with time = inf and "modes" otherwise.
+        draws: training sets of each size that are also drawn and fitted, for comparison, >= 2; 0: none.
         key: seed of these draws, >= 0.
-        powers: with a spectrum, the mean squares v^2 of the target in each level, (D,) >= 0, summed over its functions.
-        label_noise: with a spectrum, the variance of the targets' noise and of what no level holds, >= 0.
+        powers: mean squares v^2 of the target in each level of a spectrum, (D,) >= 0, summed over its functions.
+        label_noise: variance of the targets' noise and of the target's part outside all levels, >= 0, for a spectrum.
 
     Returns:
         A `Generalization`.
 
     Raises:
-        TypeError, ValueError: bad arguments; data and powers at once, or neither; sizes beyond the rows; a kernel that
+        TypeError, ValueError: bad arguments; both data and powers, or neither; sizes beyond the rows; a kernel that
             is not positive semi-definite; a spectrum that is 0.
         MemoryError: the matrices do not fit. ArithmeticError: an iteration does not converge.
     """
     ridge = float(validation.finite_scalar("noise", noise, at_least=0.0))
     until = float(validation.one_time(time))
     validation.choice("method", method, METHODS)
-    spread = float(validation.finite_scalar("label_noise", label_noise, at_least=0.0))
+    target_noise = float(validation.finite_scalar("label_noise", label_noise, at_least=0.0))
     if isinstance(k, Spectrum):
-        if X is not None or y is not None or powers is None:
-            raise TypeError("a Spectrum comes with the powers of the target in its levels, and without X and y.")
-        if draws or method != "auto":
-            raise TypeError("draws and method are for rows; a Spectrum has none: leave them out.")
-        return _from_levels(k, powers, spread, _sizes(sizes, None), ridge, until)
-    if X is None or y is None or powers is not None or spread:
-        raise TypeError("a kernel comes with X and y, its noise included; a Spectrum with powers and label_noise.")
+        _require_levels(X, y, powers, draws, method)
+        return _from_levels(k, powers, target_noise, _sizes(sizes, None), ridge, until)
+    if X is None or y is None or powers is not None or target_noise:
+        raise TypeError(
+            "a kernel needs X and y, with noise in y; powers and label_noise are for a Spectrum only: leave them out."
+        )
     data = training_set(k, X, y)
     if data.coupled > 1:
-        raise TypeError("generalization takes a kernel of one output; of a matrix-valued kernel take one output's.")
+        raise TypeError("generalization needs a kernel of one output; take that of one output of a matrix kernel.")
     counts = _sizes(sizes, len(data.X))
     count = validation.integer("draws", draws, at_least=0)
     seed = validation.integer("key", key, at_least=0)
     if count == 1:
         raise ValueError("draws=1 has no standard error; take 2 or more, or 0 for none.")
+    way = _method(method, len(data.X), until)
     size = float(np.max(np.abs(data.y))) or 1.0
     data = data._replace(y=data.y / size)
-    found = _predicted(data, counts, ridge, until, method)
-    drawn = measure(data, counts, ridge, until, count, seed) if count else None
+    matrix = data.gram(beside=_WORKSPACE[way] + bool(count))
+    found = _predicted(data, matrix.copy() if count else matrix, counts, ridge, until, way)
+    drawn = measure(matrix, data.y, counts, ridge, until, count, seed) if count else None
     return _in_units(replace(found, measured=drawn), size)
 
 
-def _predicted(data: TrainingSet, counts: np.ndarray, ridge: float, until: float, method: str) -> Generalization:
+def _require_levels(X: Any, y: Any, powers: Any, draws: Any, method: str) -> None:
+    """Refuse arguments that do not go with a spectrum. Raises: TypeError."""
+    if X is not None or y is not None or powers is None:
+        raise TypeError("a Spectrum needs the powers of the target in its levels, and takes no X and y.")
+    if draws or method != "auto":
+        raise TypeError("draws and method are for rows, and a Spectrum has no rows: leave them out.")
+
+
+def _method(method: str, rows: int, until: float) -> str:
+    """Return "rows" or "modes". Raises: ValueError: "rows" at a finite time."""
     if method == "auto":
-        method = "rows" if len(data.X) <= ROWS and until == math.inf else "modes"
+        return "rows" if rows <= ROWS and until == math.inf else "modes"
+    if method == "rows" and until < math.inf:
+        raise ValueError('method="rows" has no finite time; take method="modes", or time=math.inf.')
+    return method
+
+
+def _predicted(
+    data: TrainingSet, matrix: np.ndarray, counts: np.ndarray, ridge: float, until: float, method: str
+) -> Generalization:
+    """Predict the errors at every size; matrix: K(X, X), which is overwritten."""
     if method == "modes":
-        modes, unit = _modes(data)
+        modes, unit = _modes(matrix, data)
         end = until * unit if until * unit < 1 / SMALLEST_RIDGE else math.inf
         return _curve(modes, counts, max(_relative(ridge, unit), SMALLEST_RIDGE), end, method)
-    if until < math.inf:
-        raise ValueError('method="rows" has no finite time; take method="modes", or time=math.inf.')
-    matrix = data.gram(beside=6)
     unit = _unit(float(np.mean(np.diagonal(matrix))))
     matrix /= unit
     found = [of_rows(matrix, data.y, n, max(_relative(ridge, unit), SMALLEST_RIDGE)) for n in counts.tolist()]
@@ -177,13 +199,14 @@ def _sizes(values: Any, rows: int | None) -> np.ndarray:
         raise ValueError(f"sizes must be >= 1, got {counts.min()}.")
     if rows is not None and counts.max() >= rows:
         raise ValueError(
-            f"sizes must be below the number of rows, {rows}, so that rows are left to test on; got {counts.max()}."
+            f"sizes must be below the number of rows, {rows}, so that some rows are left for the test; got "
+            f"{counts.max()}."
         )
     return validation.owned(counts)
 
 
 def _unit(mean: float) -> float:
-    """Return the mean of K(x, x), in which ridges and eigenvalues are counted. Raises: ValueError: it is 0."""
+    """Return the mean of K(x, x), the unit of ridges and eigenvalues. Raises: ValueError: it is 0."""
     if mean <= 0:
         raise ValueError("the kernel is 0 at all rows: it learns nothing.")
     return mean
@@ -193,7 +216,8 @@ def _relative(ridge: float, unit: float) -> float:
     """Return the ridge in the kernel's unit. Raises: ValueError: too large."""
     if ridge > _LARGEST_RIDGE * unit:
         raise ValueError(
-            f"noise={ridge:.3g} beside a kernel of mean {unit:.3g} leaves float64's range: nothing is learned."
+            f"noise={ridge:.3g} is too large for a kernel whose diagonal has the mean {unit:.3g}: nothing is learned, "
+            f"and the squares leave float64's range."
         )
     return ridge / unit
 
@@ -201,6 +225,7 @@ def _relative(ridge: float, unit: float) -> float:
 def _from_levels(
     spectrum: Spectrum, powers: Any, noise: float, counts: np.ndarray, ridge: float, until: float
 ) -> Generalization:
+    """Predict the errors from a spectrum and the target's powers in its levels. Raises: ValueError: other powers."""
     squares, shape = np.asarray(validation.as_finite_floats("powers", powers), np.float64), spectrum.eigenvalues.shape
     if squares.shape != shape:
         raise ValueError(f"powers must have the shape of the eigenvalues, {shape}, got {squares.shape}.")
@@ -213,8 +238,9 @@ def _from_levels(
     return _in_units(_curve(levels, counts, _relative(ridge, unit), until * unit, "levels"), size)
 
 
-def _modes(data: TrainingSet) -> tuple[OfModes, float]:
-    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS), data.error)
+def _modes(matrix: np.ndarray, data: TrainingSet) -> tuple[OfModes, float]:
+    """Return the eigenvalues of K(X, X) and the target's squares, and the kernel's unit; the matrix is overwritten."""
+    values, vectors = linalg.eigenpairs(matrix, data.error)
     values = np.where(values > linalg.rounding(len(values), float(values[-1])), values, 0.0)[::-1]
     unit = _unit(float(np.mean(values)))
     squares = np.sum(threads.product(vectors.T, data.y) ** 2, axis=1)[::-1]
@@ -222,7 +248,7 @@ def _modes(data: TrainingSet) -> tuple[OfModes, float]:
 
 
 def _curve(equivalent: Equivalent, counts: np.ndarray, ridge: float, until: float, method: str) -> Generalization:
-    """Compute the errors at every size; ridge and time are in the kernel's unit."""
+    """Compute the errors at every size; `ridge` is divided by the kernel's unit, the time `until` multiplied by it."""
     found = []
     for n in counts.tolist():
         ridges, weights = np.array([ridge]), np.ones(1)

@@ -1,4 +1,7 @@
-"""The first tensors of the neural tangent hierarchy: how kernels of random networks move under gradients of outputs."""
+"""The first tensors of the neural tangent hierarchy describe how the kernels of random networks change in training.
+
+`tensors` computes them by derivatives of random networks; `Expansion` integrates them over time in closed form.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -13,11 +16,11 @@ from widelimit.arithmetic import arithmetic
 from widelimit.shapes import Float
 
 SLOWEST = 1e-4
-"""Least product of an eigenvalue and tau: smaller ones are taken for this, an error of 1e-4 of their own part."""
+"""Least product of an eigenvalue and tau: smaller ones are raised to it, which changes their part of f by 1e-4."""
 
 
 class Tensors(NamedTuple):
-    """The tensors of E networks of one width n, times n: p points, of which the first t are trained on.
+    """The tensors of E networks of one width n are given times n, at p points of which the first t are trained on.
 
     With D_z g = <grad g, grad f_z>: Theta_az = D_z f_a, O3 = D_w D_z f_a, O4 = D_u D_w D_z f_a. In time tau,
     d f_a = -Theta_az r_z, d Theta_az = -O3_azw r_w, d O3_azw = -O4_azwu r_u, r = f - y at the trained points.
@@ -69,15 +72,15 @@ def _kernels(net: Network, params: Any, points: jax.Array) -> jax.Array:
 
 def tensors(net: Network, points: np.ndarray, *, trained: int, width: int, draws: int, seed: int) -> Tensors:
     """Compute the tensors of `draws` random networks at `points`, of which the first `trained` are trained on."""
-    params = _drawn(net, points, width, range(seed, seed + draws))
+    params = _random_parameters(net, points, width, range(seed, seed + draws))
     with arithmetic(True):
         found = _tensors(net, params, jnp.asarray(points), trained=trained, width=width)
     return Tensors(*(np.asarray(value) for value in found))
 
 
 def kernels(net: Network, points: np.ndarray, *, width: int, seeds: range) -> Float[np.ndarray, "E p p"]:
-    """Compute the tangent kernels of random networks."""
-    return kernels_of(net, _drawn(net, points, width, seeds), points)
+    """Compute the tangent kernels of random networks at p points, one network for each seed."""
+    return kernels_of(net, _random_parameters(net, points, width, seeds), points)
 
 
 def kernels_of(net: Network, params: Any, points: np.ndarray) -> Float[np.ndarray, "E p p"]:
@@ -86,12 +89,15 @@ def kernels_of(net: Network, params: Any, points: np.ndarray) -> Float[np.ndarra
         return np.asarray(_kernels(net, params, jnp.asarray(points)))
 
 
-def _drawn(net: Network, points: np.ndarray, width: int, seeds: range) -> Any:
+def _random_parameters(net: Network, points: np.ndarray, width: int, seeds: range) -> Any:
     return net.init_many(list(seeds), input_dim=points.shape[1], width=width, dtype=np.float64)
 
 
 class Expansion(NamedTuple):
-    """The limit's kernels at p points, of which the first t are trained on, and the targets: tau is 2 t/n."""
+    """The expansion in 1/width starts from the limit's kernels at p points, of which the first t are trained on.
+
+    Times are tau = 2 time/n for n training rows, with the time in the unit of d theta/dt = -grad C.
+    """
 
     theta: Float[np.ndarray, "p t"]
     covariance: Float[np.ndarray, "t t"]
@@ -102,9 +108,9 @@ class Expansion(NamedTuple):
         return np.asarray(_flow(self.theta[None], self.y, tau)[0])
 
     def start(self, tau: float, moved: Float[np.ndarray, "E p t"]) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the terms of first and second order of `limit` in a change of Theta, (E, p) each.
+        """Compute the terms of first and second order of `limit` in a change `moved` of Theta, (E, p) each.
 
-        By central differences of 1e-4 of the change: six digits and more.
+        They are central differences with 1e-4 of the change, right to six digits or more.
         """
         up, down = (_flow(self.theta + step * moved, self.y, tau) for step in (1e-4, -1e-4))
         return (up - down) / 2e-4, (up + down - 2 * self.limit(tau)) / 2e-8
@@ -112,8 +118,9 @@ class Expansion(NamedTuple):
     def drift(self, tau: float, found: Tensors) -> tuple[np.ndarray, np.ndarray]:
         """Compute E[Theta_t - Theta_0], (E, p, t), and E[f_t - f_t^lin], (E, p), times the width, for each network.
 
-        f^lin is trained with the network's own Theta_0. The residual is exp(-Theta tau) (f_0 - y), f_0 Gaussian with
-        the covariance K, in d Theta_az = -O3_azc r_c and d O3_azc = -O4_azcd r_d; and f_a moves by -Theta_az r_z.
+        f^lin is trained with the network's own Theta_0. The equations are d f_a = -Theta_az r_z d tau,
+        d Theta_az = -O3_azc r_c d tau and d O3_azc = -O4_azcd r_d d tau, with the limit's residual
+        r = exp(-Theta tau) (f_0 - y), where f_0 is Gaussian with the covariance K.
         """
         own = self.theta[: len(self.y)]
         if tau == 0:
@@ -142,15 +149,15 @@ class _Force(NamedTuple):
     tau: float
 
     def without_decay(self, found: Tensors) -> np.ndarray:
-        """Compute it with a = 0 at all points, (E, p)."""
+        """Compute the integral with a = 0, at all points, (E, p)."""
         return self._sum(found, np.zeros(1))
 
     def with_decay(self, found: Tensors) -> np.ndarray:
-        """Compute it with the eigenvalue of each eigenvector, which is the tensors' first index, (E, t)."""
+        """Compute the integral with a = each eigenvalue; the tensors' first index is its eigenvector, (E, t)."""
         return self._sum(found, self.values)
 
     def _sum(self, found: Tensors, rates: np.ndarray) -> np.ndarray:
-        """E[r_z r_c] and E[r_z r_c r_d] are odd in f_0: what is left is linear, or odd, in y."""
+        """Compute the integral for the rates a. Terms odd in f_0 have the mean 0; those that remain are odd in y."""
         y, K, values = self.y, self.K, self.values
         a, z = rates[:, None, None], values[:, None]
         once = self._integral(a, z, values)

@@ -1,4 +1,4 @@
-"""A model is in the lazy regime if its training is that of its linearisation: a report on the user's own model."""
+"""`lazy_report` says whether a user's own model trains like its linearisation: then it is in the lazy regime."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KERNEL_ROWS = 32
+"""Training rows on which the drift of the kernel is measured, at most."""
 _RECORDS = 50
+"""Times at which the training is recorded, about."""
 _RATE_ROWS = 256
-"""Rows whose kernel bounds the learning rate."""
+"""Training rows whose kernel bounds the learning rate, at most."""
 
 
 @final
@@ -40,18 +42,18 @@ class LazyReport:
     """The training of a model beside that of its linearisation. Made by `lazy_report`; `save` writes an HTML page."""
 
     times: Float[np.ndarray, " R"]
-    """In the unit of d theta/dt = -grad C, C the mean of |f - y|^2."""
+    """Times of the R records, in the unit of d theta/dt = -grad C, C the mean of |f - y|^2."""
     loss: Float[np.ndarray, " R"]
     linearized_loss: Float[np.ndarray, " R"]
     error: Float[np.ndarray, " R"]
-    """|f_t - f_t^lin|/|f_t^lin - f_0|, norms over probes and outputs; 0 at t = 0."""
+    """|f_t - f_t^lin|/|f_t^lin - f_0|, with norms over probes and outputs; 0 at t = 0."""
     kernel_drift: Float[np.ndarray, " R"]
     """|Theta_t - Theta_0|/|Theta_0| (Frobenius), on at most 32 training rows."""
     tolerance: float
     scale: float
-    """The factor on f - f_0 at which the error was at most `tolerance` when measured; 1 where the model is lazy."""
+    """The factor on f - f_0 with which the error was measured to be at most `tolerance`; 1 if the model is lazy."""
     scaled_error: float
-    """The largest error of the model with that factor, measured; NaN if none up to the largest was enough."""
+    """The largest error that was measured with that factor; NaN if no factor up to the largest was enough."""
     learning_rate: float
     steps: int
 
@@ -62,7 +64,7 @@ class LazyReport:
 
     @property
     def verdict(self) -> str:
-        """Return one line."""
+        """Return the result in one line of text."""
         worst = f"{100 * float(np.max(self.error)):.2g} % of the change of the outputs"
         if self.lazy:
             return f"Lazy: training is that of the tangent kernel at the start, to {worst}."
@@ -84,7 +86,7 @@ class LazyReport:
         return figure
 
     def save(self, path: str | Path) -> None:
-        """Write one HTML page with figures and figures' numbers. Raises: TypeError: no path; OSError: not written."""
+        """Write one HTML page with the figures and numbers. Raises: TypeError: no path; OSError: not written."""
         rows = [
             ("largest error of the linearisation", pages.digits(float(np.max(self.error)))),
             ("drift of the kernel at the end", pages.digits(float(self.kernel_drift[-1]))),
@@ -97,8 +99,8 @@ class LazyReport:
         body = (
             f"<h1>Lazy training</h1><p><strong>{html.escape(self.verdict)}</strong></p>"
             f"{pages.picture(self.figure(), what)}{pages.table((), rows)}"
-            "<p>In the lazy regime the outputs move as under the tangent kernel at the start, so that kernel predicts "
-            "training, generalisation and error bars. Outside of it the model learns features.</p>"
+            "<p>In the lazy regime the outputs move as under the tangent kernel at the start, so this kernel predicts "
+            "training, generalisation and error bars. Outside that regime the model learns features.</p>"
         )
         with atomic_write(validation.path("path", path)) as stream:
             stream.write(pages.document("Lazy training", body).encode())
@@ -118,28 +120,29 @@ def lazy_report(
 ) -> LazyReport:
     """Train a model and its linearisation f_0 + df/dtheta|_0 (theta - theta_0) side by side, and compare their outputs.
 
-    Both by gradient descent on all rows, with the mean of |f - y|^2. If they differ, the model f_0 + a (f - f_0), with
-    learning_rate/a^2, is trained for a growing factor a: with it the parameters need to move 1/a as far, and the error
-    falls like 1/a (Chizat, Oyallon and Bach 2019, arXiv 1812.07956). In the NTK parameterisation the error falls like
-    1/width.
+    Both are trained by gradient descent on all rows, with the mean of |f - y|^2 as cost. If they differ, the model
+    f_0 + a (f - f_0) is trained with the learning rate learning_rate/a^2, for growing factors a: its parameters need to
+    move only 1/a as far, and the error falls like 1/a (Chizat, Oyallon and Bach 2019, arXiv 1812.07956). In the NTK
+    parameterisation the error falls like 1/width.
 
     Args:
         apply: f(params, X), as for `train`.
         params: theta_0, as for `train`.
-        X: (n, d) inputs of the parameters' dtype; some hundred rows are enough.
+        X: (n, d) inputs of the parameters' dtype; a few hundred rows are enough.
         y: (n,) or (n, c) targets.
         probes: (m, d) inputs at which the outputs are compared; X unless given.
-        learning_rate: eta > 0; half of the largest that is stable for the kernel at the start unless given.
+        learning_rate: eta > 0, time per step; unless given, half of the largest rate that is stable for the kernel at
+            the start.
         steps: an integer >= 1.
         tolerance: the error in (0, 1) up to which a model counts as lazy.
-        largest_scale: of a, > 1.
+        largest_scale: the largest factor a that is tried, > 1.
 
     Returns:
         A `LazyReport`.
 
     Raises:
-        TypeError, ValueError: as `train`; outputs that the linearisation does not change; a loss that is not finite.
-        MemoryError: as `train`.
+        TypeError, ValueError: as by `train`; outputs that do not change in training; a loss that is not finite.
+        MemoryError: as by `train`.
     """
     validation.integer("steps", steps, at_least=1)
     bound = float(validation.finite_scalar("tolerance", tolerance, above=0.0, at_most=1.0))
@@ -171,6 +174,7 @@ def lazy_report(
 
 
 def _trained(params: Any, X: Any, y: Any, model: Apply, rate: float, rows: int, *, steps: int, probes: Any) -> History:
+    """Train a model by the mean squared error; record the kernel at `rows` rows. Raises: ValueError: it diverges."""
     every = max(1, steps // _RECORDS)
     settings = {"learning_rate": rate, "kernel_points": rows, "steps": steps, "record_every": every, "probes": probes}
     history = train(model, params, X, y, progress=False, **settings).history
@@ -180,7 +184,10 @@ def _trained(params: Any, X: Any, y: Any, model: Apply, rate: float, rows: int, 
 
 
 def _smallest(error: Callable[[float], float], start: float, bound: float, largest: float) -> tuple[float, float]:
-    """Return a factor with an error of at most the bound, from that of 1, which falls like 1/factor; and its error."""
+    """Return the first factor tried whose error is at most the bound, and that error; it falls like 1/factor.
+
+    start: the error of the factor 1. The factor is `largest` if no smaller one is enough.
+    """
     factor, found = 1.0, start
     while found > bound and factor < largest:
         factor = min(factor * max(1.5 * found / bound, 2.0), largest)
@@ -189,11 +196,14 @@ def _smallest(error: Callable[[float], float], start: float, bound: float, large
 
 
 def _learning_rate(apply: Apply, params: Any, X: Any) -> float:
+    """Return half of the largest learning rate that is stable for the kernel of some rows at the start."""
     kernel = empirical_ntk(apply, params, output="full")
     return 0.5 * float(max_learning_rate(kernel, X[evenly(len(X), _RATE_ROWS)]))
 
 
 def _scaled(apply: Apply, params: Any, factor: float) -> Apply:
+    """Return the model f_0 + factor (f - f_0)."""
+
     def model(now: Any, X: Any) -> Any:
         start = apply(params, X)
         return jax.tree.map(lambda f, f_0: f_0 + factor * (f - f_0), apply(now, X), start)
@@ -207,8 +217,8 @@ def _distance(history: History, line: History) -> np.ndarray:
     moved = np.linalg.norm(flat[1] - flat[1][0], axis=1)
     if moved[-1] == 0:
         raise ValueError(
-            "the outputs at the probes do not move in training: y is what the model says at the start, its gradient is "
-            "0 at the probes, or learning_rate is below rounding."
+            "the outputs at the probes do not change in training: y equals the outputs at the start, the gradient of "
+            "the model is 0 at the probes, or learning_rate is below rounding."
         )
-    apart = np.linalg.norm(flat[0] - flat[1], axis=1)
-    return np.asarray(np.divide(apart, moved, out=np.zeros_like(apart), where=moved > 0))
+    distance = np.linalg.norm(flat[0] - flat[1], axis=1)
+    return np.asarray(np.divide(distance, moved, out=np.zeros_like(distance), where=moved > 0))

@@ -21,31 +21,31 @@ from widelimit.theory.requests import finite_times, probes_beside, require_one_o
 from widelimit.validation import Array
 
 TOLERANCE = 1e-8
-"""Relative, of the particles' paths."""
+"""Relative tolerance of the particles' paths."""
 
 
 @final
 @dataclass(frozen=True)
 class MeanFieldFlow:
-    """Training of an infinitely wide mean-field network at T times and m points. Made by `mean_field_flow`."""
+    """The training of an infinitely wide mean-field network, at T times and m points. Made by `mean_field_flow`."""
 
     times: Float[np.ndarray, " T"]
     outputs: Float[np.ndarray, "T m"]
-    """Means over independent systems of particles."""
+    """The outputs, means over independent systems of particles."""
     error: Float[np.ndarray, "T m"]
-    """Their standard error over the systems; the finite number of particles adds a bias of order 1/particles."""
+    """The standard error of `outputs` over systems; finitely many particles also add a bias of order 1/particles."""
     loss: Float[np.ndarray, " T"]
-    """The cost on the training points, mean over systems."""
+    """The cost on the training points, the mean over systems."""
     movement: Float[np.ndarray, " T"]
     """The root mean square distance of a unit's incoming parameters from their start; they start with variance 1."""
     lazy: Float[np.ndarray, "T m"]
-    """What the tangent kernel at the start predicts for the outputs, were it constant."""
+    """The outputs that a constant tangent kernel, that at the start, predicts."""
     units: Float[np.ndarray, "E N p"]
-    """Outgoing weight, d incoming weights and bias of every particle at the last time."""
+    """Outgoing weight, d incoming weights and bias of every particle at the last time (p = d + 2)."""
 
 
 class Particles(NamedTuple):
-    """E systems of N particles, each with its outgoing weight and d + 1 incoming parameters, and the output's bias."""
+    """E systems of N particles have outgoing weights, d + 1 incoming parameters each, and a bias of the output."""
 
     out: Float[np.ndarray, "E N"]
     into: Float[np.ndarray, "E N p"]
@@ -53,7 +53,7 @@ class Particles(NamedTuple):
 
 
 class ParticleLaw(NamedTuple):
-    """The equations of motion: f(x) = (w/N) sum_i a_i phi(v_i . x) + g, x with the scales of the first layer in it."""
+    """f(x) = (w/N) sum_i a_i phi(v_i . x) + g defines the equations of motion; x has the first layer's scales in it."""
 
     phi: Activation
     w: float
@@ -67,7 +67,7 @@ class ParticleLaw(NamedTuple):
         return self._sum(now, values)
 
     def speed(self, now: Particles) -> Particles:
-        """Compute N times the negative gradient of C, the mean of (f - y)^2: the speeds of all particles."""
+        """Compute the speeds of all particles: N times the negative gradient of C, the mean of (f - y)^2."""
         values, slopes = _curve(self.phi, now.into @ self.rows.T)
         force = -2 / len(self.y) * (self._sum(now, values) - self.y)
         out = self.w * np.einsum("eni,ei->en", values, force)
@@ -75,7 +75,7 @@ class ParticleLaw(NamedTuple):
         return Particles(out, into, self.bias_std**2 * force.sum(axis=1))
 
     def move(self, now: Particles, span: float) -> Particles:
-        """Return the particles a time later. Raises: ArithmeticError: no step is small enough."""
+        """Return the particles after a time `span`. Raises: ArithmeticError: no step is small enough."""
         shapes = [part.shape for part in now]
         ends = np.cumsum([part.size for part in now])[:-1]
 
@@ -105,47 +105,47 @@ def mean_field_flow(
     """d theta_i/dt = -grad V(theta_i; rho_t): train a network of one hidden layer in the limit that learns features.
 
     f(x) = w int a phi(v . x) drho_t(a, v) + g, where the law rho_t of the units follows the gradient flow of C, the
-    mean of (f - y)^2, in the Wasserstein metric. It is followed by N particles from rho_0 = N(0, 1), which are also a
-    network of width N with `parameterization="mean_field"`: those tend to the limit with fluctuations of order
-    N^(-1/2) and a bias of order 1/N. Every particle has one with the opposite outgoing weight, so that f_0 = 0, as in
-    the limit. Sources: Mei, Montanari and Nguyen 2018 (arXiv 1804.06561); Chizat and Bach 2018 (arXiv 1805.09545);
-    Rotskoff and Vanden-Eijnden 2018 (arXiv 1805.00915).
+    mean of (f - y)^2, in the Wasserstein metric. N particles that start from rho_0 = N(0, 1) approximate it. They are
+    also a network of width N with `parameterization="mean_field"`, which tends to the limit with fluctuations of order
+    N^(-1/2) and a bias of order 1/N. For every particle there is one with the opposite outgoing weight, so that f_0 = 0
+    as in the limit. Sources: Mei, Montanari and Nguyen 2018 (arXiv 1804.06561); Chizat and Bach 2018 (arXiv
+    1805.09545); Rotskoff and Vanden-Eijnden 2018 (arXiv 1805.00915).
 
     Args:
         net: Dense, activation, Dense on rows, with parameterization="mean_field".
         X: (n, d) training inputs.
         y: (n,) targets of the one output.
-        times: (T,) or one, finite, >= 0. A network of width N has been trained for N times as long in the unit of
-            d theta/dt = -grad C; with parameterization="mup" and no base_width, as long.
-        probes: (m, d) inputs at which the results are; X unless given.
-        particles: N of each system, even; an odd number counts as one more.
-        draws: independent systems, >= 2.
-        seed: of all of them.
+        times: (T,) or one number, finite, >= 0. In the unit of d theta/dt = -grad C, a network of width N with
+            parameterization="mean_field" has then been trained for N times this time, and one with
+            parameterization="mup" and no base_width for this time.
+        probes: (m, d) inputs at which the outputs are computed; X unless given.
+        particles: N, the number of particles of a system; an odd number is raised by one.
+        draws: number of independent systems, >= 2.
+        seed: seed of the draws of all systems, >= 0.
 
     Returns:
         A `MeanFieldFlow`.
 
     Raises:
         TypeError, ValueError: another network, more than one output, times that are not finite.
-        ArithmeticError: the particles move too fast to be followed.
-        MemoryError: they do not fit.
+        ArithmeticError: the particles move too fast for the integrator.
+        MemoryError: the particles do not fit.
     """
     _require(net)
-    until = finite_times(times, "particles are followed from time to time")
+    until = finite_times(times, "the paths of particles are integrated step by step")
     count = validation.integer("particles", particles, at_least=2)
     many, first = validation.integer("draws", draws, at_least=2), validation.integer("seed", seed, at_least=0)
     lazy = gradient_flow(ntk(replace(net, parameterization="ntk")), X, y)
     rows = np.asarray(net.rows("X", validation.concrete_points("X", X)), np.float64)
     targets = np.asarray(validation.targets("y", y, len(rows)), np.float64).reshape(len(rows), -1)
     require_one_output(targets)
-    more = rows if probes is None else probes_beside(net, rows, probes)
-    size = 8.0 * many * (count + 1) * (4 * (len(rows) + len(more)) + 16 * (rows.shape[1] + 2))
+    points = rows if probes is None else probes_beside(net, rows, probes)
+    size = 8.0 * many * (count + 1) * (4 * (len(rows) + len(points)) + 16 * (rows.shape[1] + 2))
     memory.require(size, f"{many} systems of {count} particles", remedy="use fewer particles")
     law = particle_law(net, rows, targets[:, 0])
     start = _drawn((count + 1) // 2, many, rows.shape[1], first)
-    found = _follow(law, start, scaled_rows(net, more), until)
-    predicted = np.asarray(lazy.predict(more, until)).reshape(len(until), -1)
-    outputs, error, loss, movement, units = found
+    outputs, error, loss, movement, units = _follow(law, start, scaled_rows(net, points), until)
+    predicted = np.asarray(lazy.predict(points, until)).reshape(len(until), -1)
     return MeanFieldFlow(until, outputs, error, loss, movement, predicted, units)
 
 
@@ -163,6 +163,7 @@ def scaled_rows(net: Network, rows: np.ndarray) -> Float[np.ndarray, "m p"]:
 
 
 def _drawn(half: int, draws: int, features: int, seed: int) -> Particles:
+    """Draw systems of 2 half particles, in pairs of opposite outgoing weights: f_0 = 0."""
     rng = np.random.default_rng(seed)
     out, into = rng.standard_normal((draws, half)), rng.standard_normal((draws, half, features + 1))
     return Particles(np.concatenate([out, -out], axis=1), np.concatenate([into, into], axis=1), np.zeros(draws))
@@ -186,13 +187,14 @@ def _flat(now: Particles) -> np.ndarray:
     return np.concatenate([part.ravel() for part in now])
 
 
-def _both(phi: Activation, u: Any) -> tuple[Any, Any]:
+def _value_and_slope(phi: Activation, u: Any) -> tuple[Any, Any]:
     return phi(u), phi.derivative(u)
 
 
 def _curve(phi: Activation, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute phi(u) and phi'(u) in float64, without compilation."""
     with arithmetic(True):
-        values, slopes = interpreted(_both)(phi, u)
+        values, slopes = interpreted(_value_and_slope)(phi, u)
     return np.asarray(values), np.asarray(slopes)
 
 
@@ -208,6 +210,6 @@ def _require(net: Any) -> None:
     usual = net.parameterization == "mean_field" and net.learning_rates is None and isinstance(net.inputs, Rows)
     if not (layers and usual):
         raise TypeError(
-            "mean_field_flow takes layers Dense, activation, Dense on rows with one learning rate, as "
-            'wl.mlp(depth=2, parameterization="mean_field") makes them.'
+            "mean_field_flow needs a network of layers Dense, activation, Dense on rows with one learning rate, as "
+            'wl.mlp(depth=2, parameterization="mean_field") makes it.'
         )

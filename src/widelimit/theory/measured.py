@@ -1,4 +1,4 @@
-"""Random training sets are drawn and fitted, to compare predicted learning curves with."""
+"""Learning curves are measured on random training sets that are drawn and fitted, to check those predicted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from widelimit.compute import linalg, threads
 from widelimit.compute.krylov import gain
-from widelimit.inference.training_set import EIGENVECTORS, TrainingSet
 from widelimit.shapes import Float
 
 
@@ -18,13 +17,23 @@ class Measured(NamedTuple):
 
     test_error: Float[np.ndarray, " S"]
     standard_error: Float[np.ndarray, " S"]
-    """The standard deviation over draws, over the root of their number."""
+    """The standard error of `test_error`: the standard deviation over draws divided by the root of their number."""
     train_error: Float[np.ndarray, " S"]
 
 
-def measure(data: TrainingSet, sizes: np.ndarray, noise: float, time: float, draws: int, key: int) -> Measured:
-    """Fit `draws` random subsets of each size, and test each on the rows left out."""
-    K = data.gram(beside=1 + EIGENVECTORS)
+def measure(
+    K: Float[np.ndarray, "N N"],
+    y: Float[np.ndarray, "N c"],
+    sizes: np.ndarray,
+    noise: float,
+    time: float,
+    draws: int,
+    key: int,
+) -> Measured:
+    """Fit `draws` random subsets of each size n for a `time` of gradient flow, and test each on the rows left out.
+
+    noise: added to the diagonal of K. time: in the unit of d theta/dt = -grad C, C the mean of |f - y|^2.
+    """
     test, train = np.empty((2, len(sizes), draws))
     for i, n in enumerate(sizes.tolist()):
         for j in range(draws):
@@ -32,9 +41,9 @@ def measure(data: TrainingSet, sizes: np.ndarray, noise: float, time: float, dra
             seen, left = order[:n], order[n:]
             part = K[np.ix_(seen, seen)]
             part[np.diag_indices(n)] += noise
-            alpha = _dual(part, data.y[seen], time)
+            alpha = _dual(part, y[seen], time)
             for errors, rows in ((test, left), (train, seen)):
-                rest = threads.product(K[np.ix_(rows, seen)], alpha) - data.y[rows]
+                rest = threads.product(K[np.ix_(rows, seen)], alpha) - y[rows]
                 errors[i, j] = np.mean(np.sum(rest**2, axis=1))
     return Measured(test.mean(axis=1), test.std(axis=1, ddof=1) / math.sqrt(draws), train.mean(axis=1))
 

@@ -32,6 +32,6 @@ def integrate(rate: Callable[[np.ndarray], np.ndarray], start: np.ndarray, span:
 
 def _too_fast(span: float) -> ArithmeticError:
     return ArithmeticError(
-        f"training to a time {span:.4g} later takes too many steps: inputs or targets are large; scale X or y down, or "
+        f"training for a time of {span:.4g} takes too many steps: inputs or targets are large; scale X or y down, or "
         "ask for earlier times."
     )

@@ -1,4 +1,7 @@
-"""The square of a random product's size is a product of gamma variables: its law, with data, and in the limit."""
+"""The scale Q = prod_l chi^2(n_l)/n_l of a deep linear network's kernel: its prior, its posterior, its limit.
+
+`posterior_scales` gives a quadrature rule of the posterior, `saddle_point` the value where widths and rows are large.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,13 +14,16 @@ from scipy.special import gammaln, loggamma, polygamma, psi
 from widelimit.shapes import Float
 
 REACH = 60.0
-"""ln of the smallest and largest shape that are tried, and of densities that count, below the largest."""
+"""Shapes from e^-60 to e^60 are tried; densities count down to e^-60 of the largest."""
 GRID, NODES, CONTOUR = 2001, 1001, 400
+"""Points of a search over shapes, of the rule for the posterior, and of a contour integral."""
 SMALLEST = 1e-200
-"""Scales below it and above 1/it are not resolved."""
+"""Scales Q below this number and above its inverse are not resolved."""
 LOWEST = math.log(SMALLEST)
 ROUNDS = 30
+"""Times that the interval around the posterior is made narrower, at most."""
 AGREEMENT = 1e-7
+"""Relative difference of the integrals by all nodes and by every second one that is taken for convergence."""
 
 
 _UNRESOLVED = (
@@ -27,17 +33,18 @@ _UNRESOLVED = (
 
 
 class Scales(NamedTuple):
-    """Tilted gamma variables have shapes a_l = n_l/2 + c, a row for each tilt c, and centre on s = ln Q."""
+    """The law of s = ln Q times e^{c s} has gamma variables of shapes a_l = n_l/2 + c; a row for each tilt c."""
 
     shapes: Float[np.ndarray, "S L"]
     c: Float[np.ndarray, " S"]
     s: Float[np.ndarray, " S"]
+    """The mean of ln Q at this tilt."""
     curvature: Float[np.ndarray, " S"]
-    """Var s at this tilt: ds/dc."""
+    """The variance of ln Q at this tilt, ds/dc."""
 
     @classmethod
     def at(cls, widths: np.ndarray, tau: np.ndarray) -> Self:
-        """Return the tilts at which the smallest shape is exp(tau)."""
+        """Return the tilts at which the smallest shape is exp(tau); widths (L,), tau (S,)."""
         shapes = np.exp(tau)[:, None] + (widths - widths.min()) / 2
         s = np.sum(psi(shapes) + np.log(2 / widths), axis=1)
         return cls(shapes, np.exp(tau) - widths.min() / 2, s, np.sum(polygamma(1, shapes), axis=1))
@@ -53,9 +60,9 @@ def log_prior(widths: np.ndarray, at: Scales) -> Float[np.ndarray, " S"]:
 
 
 def contour(widths: np.ndarray, at: Scales) -> Float[np.ndarray, " S"]:
-    """Compute the exact density over that of `log_prior`: the inverse Mellin transform of a Meijer G function.
+    """Compute the exact density of s over that of `log_prior`: the inverse Mellin transform of a Meijer G function.
 
-    The path is c + i t, so that nothing cancels; steps in t grow from the smallest shape on.
+    The path of integration is c + i t, along which nothing cancels; steps in t grow beyond the smallest shape.
     """
     smallest = at.shapes.min(axis=1)
     end = np.arcsinh((12 * np.sqrt(at.shapes.max(axis=1)) + 40) / smallest)
@@ -71,8 +78,9 @@ def contour(widths: np.ndarray, at: Scales) -> Float[np.ndarray, " S"]:
 def posterior_scales(
     widths: np.ndarray, likelihood: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return nodes Q, their posterior weights, and the log evidence; likelihood: ln p(y | Q) at (S,) values of Q.
+    """Return nodes Q, their posterior weights of sum 1, and ln E p(y | Q).
 
+    widths: n_l, (L,). likelihood: ln p(y | Q) at (S,) values of Q.
     Raises: ArithmeticError: the posterior is not resolved, or Q is not within SMALLEST and 1/SMALLEST.
     """
 
@@ -105,12 +113,12 @@ def posterior_scales(
 
 
 def saddle_point(
-    widths: np.ndarray, pull: Callable[[float], float], action: Callable[[float], float]
+    widths: np.ndarray, action_slope: Callable[[float], float], action: Callable[[float], float]
 ) -> Float[np.ndarray, " L"]:
-    """Solve n_l (1 - q_l) = pull(Q), Q = prod_l q_l: the scales of the layers with the least action of all solutions.
+    """Solve n_l (1 - q_l) = S'(ln Q), Q = prod_l q_l, for the scales q_l of the layers.
 
-    The action of the data at Q adds to sum_l n_l (q_l - ln q_l), whose slope in ln Q it opposes with `pull`.
-    Raises: ArithmeticError: no solution.
+    Solutions are stationary points of sum_l n_l (q_l - ln q_l) + S(Q), with the `action` S of the data and its
+    `action_slope` dS/d ln Q. Of several the one with the least sum is returned. Raises: ArithmeticError: no solution.
     """
 
     def scales(tau: float) -> np.ndarray:
@@ -120,7 +128,7 @@ def saddle_point(
         return math.exp(np.clip(np.sum(np.log(scales(tau))), LOWEST, -LOWEST))
 
     def slope(tau: float) -> float:
-        return 2 * math.exp(tau) - float(widths.min()) + pull(product(tau))
+        return 2 * math.exp(tau) - float(widths.min()) + action_slope(product(tau))
 
     grid = np.r_[np.arange(LOWEST, -REACH), np.linspace(-REACH, REACH, GRID)]
     rising = np.array([slope(tau) for tau in grid.tolist()]) > 0

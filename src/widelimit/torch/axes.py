@@ -1,4 +1,4 @@
-"""The axes of a module's outputs stand in full, on the diagonal, or under a mean in the kernel."""
+"""In the kernel, each axis of a module's outputs is kept in full, paired with itself, or traced (averaged over)."""
 
 import math
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ _SIDE_BY_SIDE = {"full": ((0,), (), ()), "diagonal": ((), (0,), ()), "trace": ((
 
 
 class AxisSettings(NamedTuple):
-    """The settings name the axes: `output` for all at once, else two tuples of axes of the outputs (n, ...)."""
+    """The settings say what becomes of the axes of outputs (n, ...): `output` for all, else `trace`, `diagonal`."""
 
     output: Output | None
     trace: tuple[int, ...] = ()
     diagonal: tuple[int, ...] = ()
 
     def split(self, outputs: tuple[int, ...]) -> "OutputSplit":
-        """Return the axes of outputs of this shape. Raises: ValueError: an axis that they do not have, or twice."""
+        """Return how outputs of this shape are split. Raises: ValueError: an axis that they do not have, or twice."""
         if self.output is not None:
             return OutputSplit(Axes((math.prod(outputs),), *_SIDE_BY_SIDE[self.output]))
         return OutputSplit(Axes.of(outputs, self.trace, self.diagonal))
@@ -31,7 +31,7 @@ class AxisSettings(NamedTuple):
 @final
 @dataclass(frozen=True)
 class OutputSplit:
-    """Kernels of parameters are (n, m, full, full, diagonal), by the axes of the outputs."""
+    """The split of c outputs into full, diagonal and traced ones: kernels are (n, m, full, full, diagonal)."""
 
     axes: Axes
 
@@ -43,14 +43,14 @@ class OutputSplit:
 
     @property
     def table(self) -> np.ndarray:
-        """Return the places of the outputs among all, (diagonal, full, traced)."""
+        """Return the index of each output, (diagonal, full, traced)."""
         f, d, t = self.axes.split
         order = (*self.axes.diagonal, *self.axes.full, *self.axes.trace)
         return np.arange(math.prod(self.axes.shape)).reshape(self.axes.shape).transpose(order).reshape(d, f, t)
 
     @property
     def output(self) -> Output:
-        """Return the contraction that most of the work is."""
+        """Return the contraction that takes most of the work: "full", "trace" or "diagonal"."""
         f, d, t = self.axes.split
         return "full" if f > 1 or d * t == 1 else ("trace" if t > 1 else "diagonal")
 
@@ -71,7 +71,7 @@ class OutputSplit:
 
 
 def _paired(places: np.ndarray, a: Factor, b: Factor, itself: bool) -> torch.Tensor:
-    """Contract the outputs at these places, (full, trace): pairs of full ones, the sum over those traced."""
+    """Contract the outputs with these indices, (full, trace): all pairs of full ones, summed over those traced."""
     if len(places) == 1:
         x, y = (_chosen(part, places[0]) for part in (a, b))
         return factors.contract(x, y, "trace", torch, itself=itself)
@@ -95,6 +95,6 @@ def axes_of(output: Any, trace: Any, diagonal: Any) -> AxisSettings:
     if trace is None and diagonal is None:
         return AxisSettings(output)
     if output != "full":
-        raise ValueError(f"output={output!r} and trace_axes or diagonal_axes say the same thing; pass one of them.")
+        raise ValueError(f"output={output!r} and trace_axes or diagonal_axes set the same thing; pass one of them.")
     options = (("trace_axes", () if trace is None else trace), ("diagonal_axes", () if diagonal is None else diagonal))
     return AxisSettings(None, *(axis_option(name, (v,) if type(v) is int else v) for name, v in options))

@@ -1,4 +1,4 @@
-"""The bits of a tensor are hashed, to see that it changed."""
+"""The bits of a tensor are hashed, to detect that it changed."""
 
 import torch
 

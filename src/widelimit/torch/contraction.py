@@ -1,4 +1,7 @@
-"""The kernel of all rows is summed parameter by parameter: by pieces of its Jacobian, or by pairs of positions."""
+"""The kernel of all rows is summed over parameters, each by pieces of its Jacobian or by pairs of positions.
+
+`job_of` chooses the quicker way for a parameter, `run` adds its kernel.
+"""
 
 import math
 import time
@@ -15,9 +18,9 @@ from widelimit.torch.store import ALL, Store, plain
 from widelimit.torch.uses import Place
 
 PANEL, LEAST, PARTS = 512, 64, 8
-"""Rows whose products with all others are taken at once, at most and at least, and panels of a triangle at least."""
+"""Rows of a panel (whose products with all others are taken at once), at most and at least; panels of a triangle."""
 CACHED = 2**20
-"""Numbers of a Jacobian that are made at once, about: more leave the processor's caches."""
+"""Numbers of a Jacobian that are made at once, about: more do not fit in the processor's caches."""
 WIDE = 2**18
 """Numbers of a row's Jacobian that are made at once, at most: enough for products to be fast."""
 Labels = Callable[[str], str]
@@ -25,18 +28,20 @@ Piece = tuple[slice, slice]
 
 
 class Job(NamedTuple):
-    """The job is one parameter: its Jacobians in pieces of outputs and inputs, or pairs of panels of rows."""
+    """A job is the kernel of one parameter: by pieces of its Jacobian, or by pairs of panels of rows."""
 
     place: Place
     how: str
+    """"jacobian" or "pairs"."""
     pieces: tuple[Piece, ...]
+    """Slices of the weight's outputs and inputs; none for "pairs"."""
     step: int
     """Rows of a panel."""
     flops: float
 
 
 def panel(n: int, least: int = LEAST) -> int:
-    """Return the rows of a panel of a triangle with n rows: half a panel of each is computed in vain."""
+    """Return the rows of a panel of a triangle with n rows; half of each block on the diagonal is not needed."""
     return min(PANEL, max(least, -(-n // PARTS)))
 
 
@@ -46,7 +51,7 @@ def slices(n: int, step: int) -> list[slice]:
 
 
 def job_of(stores: tuple[Store, ...], place: Place, split: OutputSplit, room: float) -> Job:
-    """Choose the way of fewest flops for one parameter, and the size of what is made at once, `room` numbers."""
+    """Choose the way of fewest flops for one parameter, and pieces or panels that take `room` numbers at most."""
     store = stores[0]
     kinds = store.kinds[place]
     uses = [store.use(place, k) for k in range(len(kinds))]
@@ -73,7 +78,7 @@ def job_of(stores: tuple[Store, ...], place: Place, split: OutputSplit, room: fl
 
 
 def _pieces(kind: Mapping[str, Any], use: Use, c: int, columns: float) -> Iterator[Piece]:
-    """Cut a parameter so that a row's Jacobian of a piece has `columns` columns at most, and little is read again."""
+    """Cut a parameter in pieces whose Jacobian has at most `columns` columns, so that little is read more than once."""
     _, i, o = use
     if kind["kind"] is Explicit:
         yield from ((ALL, part) for part in slices(o, max(1, int(columns))))
@@ -89,12 +94,12 @@ def _pieces(kind: Mapping[str, Any], use: Use, c: int, columns: float) -> Iterat
 
 
 def _units(kind: Mapping[str, Any], inputs: int) -> int:
-    """Return how many inputs a piece chooses from: channels of a convolution."""
+    """Return the number of inputs that pieces divide: those of an affine map, the channels of a convolution."""
     return inputs // math.prod(kind["windows"].kernel) if "windows" in kind else inputs
 
 
 def made(store: Store, place: Place, piece: Piece, old: torch.Tensor | None = None) -> torch.Tensor:
-    """Compute a piece of the Jacobian of all rows, (n, c, columns), summed over uses; in the memory of an old one."""
+    """Compute a piece of the Jacobian of all rows, (n, c, columns), summed over uses, in the memory of `old` if any."""
     outs, ins = piece
     found: Any = None
     for k in range(len(store.kinds[place])):
@@ -129,7 +134,7 @@ def _one_hot(factor: Any) -> torch.Tensor:
 
 
 def grouped(jacobian: torch.Tensor, split: OutputSplit) -> torch.Tensor:
-    """Return (n, c, P) as (d, n f, t P): outputs on the diagonal, in full, traced."""
+    """Reshape (n, c, P) to (d, n f, t P), with c = d f t outputs: d paired with themselves, f in full, t traced."""
     n, p = len(jacobian), jacobian.shape[2]
     d, f, t = split.table.shape
     order = split.table.reshape(-1)
@@ -139,7 +144,7 @@ def grouped(jacobian: torch.Tensor, split: OutputSplit) -> torch.Tensor:
 
 
 def add_products(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, split: OutputSplit, *, same: bool) -> None:
-    """Add the inner products of two sides of a piece to the kernel; with `same` those of its lower triangle."""
+    """Add the inner products of two `grouped` Jacobians to the kernel; with `same` in its lower triangle only."""
     d, f, t = split.table.shape
     for a in slices(len(out), panel(len(out)) if same else PANEL):
         b = slice(0, a.stop if same else out.shape[1])
@@ -150,7 +155,7 @@ def add_products(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, spl
 
 
 def run(job: Job, stores: tuple[Store, ...], split: OutputSplit, out: torch.Tensor) -> Iterator[None]:
-    """Add one parameter's kernel to `out`, (n, m, *tail), in the lower triangle for one store; yields step by step."""
+    """Add one parameter's kernel to `out`, (n, m, *tail), for one store its lower triangle; yield after each step."""
     same = len(stores) == 1
     old: list[torch.Tensor | None] = [None, None]
     for piece in job.pieces:
@@ -216,7 +221,7 @@ def _below(value: torch.Tensor) -> torch.Tensor:
 
 
 def seconds(job: Job, stores: tuple[Store, ...], few: Store, split: OutputSplit) -> float:
-    """Predict the seconds of a job from one step of it, of the rows in `few`."""
+    """Predict the seconds of a job from one step of it, timed with the rows in `few`."""
     same, n, m = len(stores) == 1, stores[0].n, stores[-1].n
     d, f, t = split.table.shape
     if job.pieces:

@@ -8,11 +8,11 @@ import torch
 from widelimit import memory
 
 SHARE = 2
-"""A call takes this part of what a device has free, unless the caller gives a size."""
+"""A call may use free memory of a device over this number, unless the caller gives a size."""
 
 
 def free(device: torch.device) -> float:
-    """Return the bytes that are free on a device, with those that PyTorch keeps there for its next tensors."""
+    """Return the bytes that are free on a device, including those that PyTorch has reserved for its next tensors."""
     if device.type != "cuda":
         return memory.available()
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -20,7 +20,7 @@ def free(device: torch.device) -> float:
 
 
 def require_one_device(module: torch.nn.Module) -> None:
-    """Refuse parameters and buffers on several devices, or on one without values. Raises: ValueError."""
+    """Refuse parameters and buffers on several devices, or on the meta device. Raises: ValueError."""
     found: dict[str, str] = {}
     for name, t in (*module.named_parameters(), *module.named_buffers()):
         if t.ndim or isinstance(t, torch.nn.Parameter):  # a counter of calls may stay where it is
@@ -29,14 +29,14 @@ def require_one_device(module: torch.nn.Module) -> None:
         listed = ", ".join(f"{name} on {device}" for device, name in found.items())
         first = next(device for device in (*found, "cpu") if device != "meta")
         raise ValueError(
-            f"parameters and buffers must be on one device that holds values, where the kernel is then computed; found "
-            f"{listed[:200]}: call module.to('{first}') first."
+            f"parameters and buffers must be on one device with values (not meta), on which the kernel is computed; "
+            f"found {listed[:200]}: call module.to('{first}') first."
         )
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Let no product or convolution of float32 round its operands (TF32, bfloat16), whatever the caller allows."""
+    """Compute products and convolutions of float32 without rounding operands to TF32 or bfloat16."""
     cudnn, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
     kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
     torch.set_float32_matmul_precision("highest")

@@ -1,4 +1,4 @@
-"""The gradients of a PyTorch module, for sketches, attribution, selection and drift of its kernel."""
+"""`tangents` takes the gradients of a PyTorch module, for sketches, attribution, selection and drift of its kernel."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,13 +32,13 @@ def tangents(
 ) -> Tangents:
     """Take the tangents of a module at its trainable parameters of now.
 
-    They are shared with the module: after more training the old tangents are refused, and copy.deepcopy(module) keeps
-    both. Where a layer has no rule for gradients of many rows at once, or for forward derivatives, rows are taken one
-    by one.
+    The parameters are shared with the module: after more training, tangents taken before are refused; take them of
+    copy.deepcopy(module) to keep both. If a layer has no rule for gradients of many rows at once, or for forward
+    derivatives, rows are taken one by one.
 
     Args:
         module: called as module(X), module(*X) for a tuple, module(**X) for a dictionary; in evaluation mode.
-        of: as `widelimit.tangents`, functions of tensors; the outputs of a Hugging Face module by
+        of: the outputs to differentiate, as in `widelimit.tangents`, a function of tensors; for a Hugging Face module
             of=lambda outputs, X: outputs.logits.
         parameters: names, shell patterns such as "layers.0.*", or a function of the name; all trainable ones if None.
         memory: GiB for gradients of rows; half of what is free unless given.
@@ -70,9 +70,9 @@ class ModuleGradients(Gradients):
         """Refuse a module that was trained since. Raises: ValueError."""
         if state_of(self.module, self.trained) != self.state:
             raise ValueError(
-                "the module has changed since tangents(module): its parameters, stored statistics or layers are "
-                "others, by training say. Take new tangents, or make them of copy.deepcopy(module) to keep both. A "
-                "module that changes when it is called may be in training mode: module.eval()."
+                "the module has changed since tangents(module), in its parameters, stored statistics or layers. Take "
+                "new tangents after training, or take them of copy.deepcopy(module) to keep both. If a call alone "
+                "changes the module, call module.eval() first."
             )
 
     def fingerprint(self) -> str:
@@ -101,6 +101,7 @@ class ModuleGradients(Gradients):
         return trained, others, rows
 
     def _values(self, trained: Any, others: Any, batch: Batch) -> torch.Tensor:
+        """Compute the outputs at these parameters, (r, c). Raises: TypeError, ValueError: other outputs."""
         X = batch.inputs
         args, named_args = (X if isinstance(X, tuple) else (), X) if isinstance(X, (tuple, dict)) else ((X,), {})
         named_args = named_args if isinstance(named_args, dict) else {}
@@ -171,7 +172,7 @@ class ModuleGradients(Gradients):
 
     @contextmanager
     def _backward(self, batch: Batch) -> Iterator[tuple[torch.Tensor, Callable[[torch.Tensor], Any]]]:
-        """Give f at the rows, and the function u -> J^T u. Raises: ValueError: a layer fails."""
+        """Yield f at the rows, and the function u -> J^T u. Raises: ValueError: a layer fails."""
         try:
             with self._rules():
                 trained, others, rows = self._cast(batch)
@@ -212,7 +213,7 @@ class ModuleGradients(Gradients):
 
     @contextmanager
     def _rules(self) -> Iterator[None]:
-        """Choose layers' implementations that have derivatives of all kinds, whatever the caller turned off."""
+        """Use implementations of layers that have derivatives of all kinds, with gradients turned on."""
         recurrent = any(isinstance(layer, torch.nn.RNNBase) for layer in self.module.modules())
         cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
         grad = torch.inference_mode(mode=False), torch.enable_grad()
@@ -222,7 +223,7 @@ class ModuleGradients(Gradients):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop warnings that PyTorch gives on its own code: at the first forward derivatives; of slow rules for rows."""
+    """Drop warnings of PyTorch on its own code: at the first forward derivatives, and for slow rules of vmap."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
@@ -230,7 +231,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _require_memory(error: RuntimeError) -> None:
-    """Raise the error again if it says that memory is full, which no other way of computing mends."""
+    """Raise the error again if it says that memory is full: no other way of computing would help."""
     if isinstance(error, torch.cuda.OutOfMemoryError) or "not enough memory" in str(error):
         raise error
 
@@ -263,7 +264,7 @@ def _numpy(values: torch.Tensor) -> np.ndarray:
 
 
 def named(of: str, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """log p of the label under softmax, or log p/(1 - p)."""
+    """Compute log p of the label under softmax, or log p/(1 - p), (n,)."""
     labels = labels.long()[:, None]
     chosen = outputs.gather(1, labels)[:, 0]
     if of == "log_probability":

@@ -1,4 +1,4 @@
-"""Inputs and outputs of a module are arrays, or tuples and dictionaries of them; their first axis is the rows'."""
+"""Inputs and outputs of a module are arrays, or tuples and dictionaries of arrays, whose first axis is the rows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,12 +42,12 @@ def length(rows: Any) -> int:
 
 
 def forms(rows: Any) -> tuple[Any, ...]:
-    """Return the shape and dtype of a row of every array."""
+    """Return the shape and dtype of one row of every array."""
     return tuple((t.shape[1:], t.dtype) for t in leaves(rows) if isinstance(t, torch.Tensor))
 
 
 def modes(module: torch.nn.Module) -> tuple[Any, ...]:
-    """Return the class and mode of every layer: what was seen of a module holds as long as they stay."""
+    """Return the class and mode of every layer: what was found out about a module holds until one changes."""
     return tuple((type(part), part.training) for part in module.modules())
 
 
@@ -62,20 +62,20 @@ def lifted(row: Any) -> Any:
 
 
 def call(module: Any, rows: Any) -> Any:
-    """Call a module: a tuple gives its arguments, a dictionary those with names."""
+    """Call a module with rows: module(X), module(*X) for a tuple, module(**X) for a dictionary."""
     if isinstance(rows, dict):
         return module(**rows)
     return module(*rows) if isinstance(rows, tuple | list) else module(rows)
 
 
 def describe(rows: Any) -> str:
-    """Name shapes and dtypes."""
+    """Return the shapes of inputs as text, for errors."""
     shapes = [tuple(t.shape) if isinstance(t, torch.Tensor) else shown(t) for t in leaves(rows)]
     return f"shape {shapes[0]}" if len(shapes) == 1 else f"shapes {', '.join(map(str, shapes))}"
 
 
 def one_tensor(values: Any) -> torch.Tensor:
-    """Return outputs as one tensor: the logits of a Hugging Face model; several side by side, (n, sum of sizes).
+    """Return outputs as one tensor: a Hugging Face model's logits; several tensors are joined to (n, sum of sizes).
 
     Raises: TypeError: there are none.
     """
@@ -93,10 +93,10 @@ def one_tensor(values: Any) -> torch.Tensor:
 
 
 def tensors(name: str, X: Any, device: torch.device) -> Any:
-    """Return inputs as tensors on a device; values that are no arrays stay.
+    """Return inputs as tensors on a device; values that are not arrays are passed on.
 
-    Raises: TypeError, ValueError: no arrays, none of rows, of other lengths, not finite, of a kind without digits; a
-        tensor on another device.
+    Raises: TypeError, ValueError: no arrays, arrays without rows or of different lengths, of a dtype that is not
+        supported, not finite, or on another device.
     """
     found = _pytree.tree_map(lambda leaf: _tensor(name, leaf, device), X)
     sizes = {int(t.shape[0]) for t in leaves(found) if isinstance(t, torch.Tensor)}
@@ -112,7 +112,7 @@ def _tensor(name: str, leaf: Any, device: torch.device) -> Any:
         if leaf.device != device:
             size = leaf.numel() * leaf.element_size()
             raise ValueError(
-                f"{name} is on {leaf.device} ({size} bytes) and the module on {device}: pass {name}.to('{device}'), "
+                f"{name} is on {leaf.device} ({size} bytes), and the module on {device}: pass {name}.to('{device}'), "
                 f"or a NumPy array."
             )
         found = leaf.detach()

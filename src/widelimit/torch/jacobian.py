@@ -1,4 +1,7 @@
-"""Jacobians of a PyTorch module, as factors of each parameter, for some rows at a time."""
+"""Jacobians of a PyTorch module are computed as factors of each parameter, for a block of rows at a time.
+
+`RowJacobian.trial` finds how one row uses the parameters, `RowJacobian.factors` computes the factors of rows.
+"""
 
 import itertools
 import math
@@ -19,9 +22,11 @@ from widelimit.torch.products import outer_sums
 from widelimit.torch.uses import Place, Site, Watch
 
 SIGNALS = 2**25
-"""Bytes of backward signals made at once, about: more leave the processor's caches."""
+"""Bytes of backward signals that are made at once, about: more do not fit in the processor's caches."""
 FUNCTORCH = ("vmap", "functorch", "torch.func", "batching rule", "doesn't have storage")
 """Words of PyTorch's errors for functions that cannot be differentiated within torch.func or vmap."""
+ALIVE = 1.5
+"""Numbers in memory during a pass over those that are counted: copies in other layouts, workspace of the libraries."""
 Factors = dict[Place, list[Factor | Patched]]
 Blocks = list[tuple[slice, Factors]]
 Of = Callable[[Any, Any], Any]
@@ -31,13 +36,17 @@ class Trial(NamedTuple):
     """The trial at one row says how parameters are used, and the shape of the row's outputs."""
 
     sites: tuple[Site, ...]
+    """The uses of parameters that are understood."""
     shapes: tuple[tuple[torch.Size, torch.dtype], ...]
+    """Shapes and dtypes of the results of these uses."""
     explicit: frozenset[str]
+    """Parameters whose Jacobians are taken whole, by automatic differentiation."""
     outputs: tuple[int, ...]
+    """The shape of one row's outputs."""
     numbers: int
-    """Numbers of all results on the way."""
+    """Numbers in all intermediate results of the forward pass."""
     flops: float
-    """Flops of the sites, forward."""
+    """Flops of the sites in the forward pass."""
 
     @property
     def number(self) -> int:
@@ -56,18 +65,22 @@ class Weights:
     """The values of a module's parameters and buffers, in the dtype of one call."""
 
     trained: Mapping[str, torch.Tensor]
+    """Parameters to differentiate by, by name."""
     values: Mapping[int, torch.Tensor]
+    """All parameters and buffers, by the id of the module's own tensor."""
     names: Mapping[int, str]
+    """Names of `trained`, by the id of the module's own tensor."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class RowJacobian:
-    """The module's outputs at rows, and the factors of their Jacobian."""
+    """The Jacobian of a module's outputs at rows, by its parameters, is computed as factors."""
 
     module: torch.nn.Module
     weights: Weights
     of: Of | None
+    """A function of outputs and inputs that takes the place of the outputs."""
 
     def outputs(self, rows: Any) -> torch.Tensor:
         """Compute the outputs of rows of inputs, one tensor (n, ...)."""
@@ -77,28 +90,28 @@ class RowJacobian:
         return inputs.one_tensor(values)
 
     def watch(self, taps: Any = None, explicit: Mapping[str, torch.Tensor] | None = None) -> Watch:
-        """Return a watch over a pass, with other values of the parameters in `explicit`."""
+        """Return a watch over a forward pass, with the values in `explicit` for the parameters named there."""
         other = explicit or {}
         own = {i: other[name] if name in other else self.weights.values[i] for i, name in self.weights.names.items()}
         names = {i: name for i, name in self.weights.names.items() if name not in other}
         return Watch({**self.weights.values, **own}, names, taps)
 
     def trial(self, rows: Any, whole: frozenset[str] = frozenset()) -> Trial:
-        """Find how one row uses the parameters; the Jacobians by those in `whole` are taken as they are.
+        """Find how one row uses the parameters; the Jacobians by those in `whole` will be taken whole.
 
         Raises: ValueError: the module fails on it, or gives no outputs.
         """
         try:
             watch, values = self._first_pass(rows, whole)
-            while more := explicit_names(watch):  # taps are of sites that stay: another pass without these
+            while more := explicit_names(watch):  # another pass, so that no tap belongs to a use that is left out
                 whole = whole | more
                 watch, values = self._first_pass(rows, whole)
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AssertionError) as error:
             if isinstance(error, TypeError) and "mixed precision" in str(error):
                 raise
             raise ValueError(
-                f"the module fails for inputs of {inputs.describe(rows)}: {first_line(error)} A tuple of arrays is "
-                f"passed as module(*arrays), a dictionary as module(**arrays), integers as they are."
+                f"the module fails for inputs of {inputs.describe(rows)}: {first_line(error)} It is called as "
+                f"module(*X) for a tuple X, as module(**X) for a dictionary, and integers keep their dtype."
             ) from error
         if (values.ndim and values.shape[0] != 1) or values.numel() == 0:
             raise ValueError(
@@ -122,7 +135,7 @@ class RowJacobian:
             return watch, run(watch, lambda: self.outputs(inputs.map_tree(torch.clone, rows))).detach()
 
     def factors(self, trial: Trial, rows: Any) -> Blocks:
-        """Compute the factors of n rows: all at once where torch.vmap can, else one by one, each by its own uses."""
+        """Compute the factors of n rows: at once if torch.vmap can, else one by one, each row with its own trial."""
         n = inputs.length(rows)
         try:
             return [(slice(0, n), self._block(trial, rows, batched=True))]
@@ -143,6 +156,7 @@ class RowJacobian:
         return found
 
     def _block(self, trial: Trial, rows: Any, *, batched: bool) -> Factors:
+        """Compute the factors of n rows by vmap, or of one row without it. Raises: RuntimeError: vmap cannot."""
         n, c = inputs.length(rows), trial.number
         device = next(iter(self.weights.trained.values())).device
         taps = [torch.zeros((), dtype=t, device=device).expand(n, *s).requires_grad_() for s, t in trial.shapes]
@@ -155,7 +169,7 @@ class RowJacobian:
             watch = self.watch(taps, whole)
             values = run(watch, lambda: self.outputs(inputs.lifted(one)))
             if len(watch.shapes) != len(trial.shapes) or values.numel() != c:
-                raise RuntimeError("the rows take fewer layers than the first one, or have other outputs.")
+                raise RuntimeError("the rows use fewer layers than the first row, or have other outputs.")
             return values.reshape(-1), watch.signals
 
         with torch.enable_grad(), warnings.catch_warnings():
@@ -177,14 +191,15 @@ class RowJacobian:
 
 
 def refuse_functorch(error: Exception) -> None:
-    """Refuse a module that PyTorch cannot differentiate under a watch, by the error of a row; others pass.
+    """Refuse a module that PyTorch cannot differentiate under a watch; other errors are not of that kind and pass.
 
     Raises: ValueError: the error is that of a checkpoint, of torch.func or of vmap.
     """
     if isinstance(error, CheckpointError):
         raise ValueError(
-            "the module computes parts of it again in the backward pass (torch.utils.checkpoint), where its parameters "
-            "cannot be followed: turn that off, in Hugging Face modules by module.gradient_checkpointing_disable()."
+            "the module computes parts of itself again in the backward pass (torch.utils.checkpoint), where its "
+            "parameters cannot be followed: turn that off, for Hugging Face modules by "
+            "module.gradient_checkpointing_disable()."
         ) from error
     if any(word in str(error).lower() for word in FUNCTORCH):
         raise ValueError(
@@ -199,7 +214,7 @@ def explicit_names(watch: Watch) -> frozenset[str]:
 
 
 def overlapping(places: Iterable[Place]) -> frozenset[str]:
-    """Return the parameters of which two places have numbers in common; one without strides has all of them."""
+    """Return the parameters of which two places share numbers; a place without strides is the whole parameter."""
     named: dict[str, set[Place]] = {}
     for place in places:
         named.setdefault(place.name, set()).add(place)
@@ -216,13 +231,13 @@ def require_outputs(first: Trial, other: Trial) -> None:
     """Refuse rows with outputs of another shape. Raises: ValueError."""
     if first.outputs != other.outputs:
         raise ValueError(
-            f"a kernel needs as many outputs for every row; the module gives {first.outputs} for one and "
-            f"{other.outputs} for another. Pass of=lambda outputs, X: ... that gives numbers of one shape."
+            f"a kernel needs outputs of one shape for every row; the module gives {first.outputs} for one row and "
+            f"{other.outputs} for another. Pass of=lambda outputs, X: ... that returns one shape."
         )
 
 
 def run(watch: Watch, function: Callable[[], Any]) -> Any:
-    """Call a function under a watch, compiled parts of the module as written."""
+    """Call a function under a watch, with compiled parts of the module run uncompiled."""
     with torch.compiler.set_stance("force_eager"), watch:
         return function()
 
@@ -252,14 +267,14 @@ def _backward(values: torch.Tensor, leaves: list[torch.Tensor], start: int, stop
 
 
 def _empty(part: torch.Tensor, c: int) -> torch.Tensor:
-    """Make room for c outputs; of backward signals (n, c, S, O), in memory (n, S, c, O), which all products take."""
+    """Return an empty array for c outputs; backward signals (n, c, S, O) are laid out as (n, S, c, O), for products."""
     n, _, *rest = part.shape
     return part.new_empty(n, c, *rest) if len(rest) == 1 else part.new_empty(n, rest[0], c, rest[1]).transpose(1, 2)
 
 
 @final
 class Pieces:
-    """Factors are filled output by output: backward signals, or the Jacobian where that is smaller."""
+    """Factors are collected from some outputs at a time: backward signals, or the Jacobian where that is smaller."""
 
     def __init__(self, trial: Trial, signals: list[torch.Tensor], n: int) -> None:
         self.trial, self.signals, self.n = trial, signals, n
@@ -269,14 +284,14 @@ class Pieces:
         self.ready = {k: self._ready(site) for k, site in enumerate(self.sites)}
 
     def _ready(self, site: Site) -> Any:
-        """Return the signal as it is used for every output: patches, where the Jacobian is formed."""
+        """Return the signal in the form that every output needs: patches, where a convolution's Jacobian is formed."""
         signal = self.signals[site.signal] if site.signal >= 0 else None
         if site.windows is None or site.windows.groups > 1 or not whole_jacobian(site, self.trial.number):
             return signal
         return patches(site.windows, signal).flatten(2)
 
     def add(self, start: int, stop: int, back: list[torch.Tensor], whole: dict[str, torch.Tensor]) -> None:
-        """Take the derivatives of outputs `start` to `stop`: by results, (n, outputs, 1, ...), and by parameters."""
+        """Add the derivatives of outputs `start` to `stop`: by results, (n, outputs, 1, ...), and by parameters."""
         for k, site in enumerate(self.sites):
             g = back[site.tap]
             part = _summed(site, g, self.ready[k], whole=whole_jacobian(site, self.trial.number))
@@ -345,3 +360,34 @@ def _grouped(site: Site, g: torch.Tensor, signal: torch.Tensor, axis: int) -> to
     a = a.reshape(n, s, groups, -1)
     back = g.movedim(axis, -1).reshape(n, g.shape[1], s, groups, -1)
     return torch.einsum("ncsgo,nsgi->ncgoi", back, a).flatten(2)
+
+
+def row_numbers(trial: Trial, trained: Mapping[str, torch.Tensor]) -> tuple[float, float]:
+    """Return how many numbers the factors of a row have, and how many its forward and backward passes make."""
+    c = trial.number
+    kept, formed = 0.0, 0.0
+    for site in trial.sites:
+        s, i, o = site.use
+        if site.place.name in trial.explicit:
+            continue
+        if whole_jacobian(site, c):
+            kept += c * i * o
+            formed += s * i if site.kind == "conv" else 0
+        else:
+            windows = site.windows  # for a convolution the images are stored, not their patches
+            shrunk = math.prod(windows.kernel) / math.prod(windows.stride) if windows else 1
+            kept += s * (c * o + (1 if site.kind == "lookup" else i / min(shrunk, i)))
+    whole = sum(trained[name].numel() for name in trial.explicit)
+    return kept + c * whole, ALIVE * (trial.numbers + 2 * trial.backward + formed + 2 * whole)
+
+
+def not_finite(found: Factors) -> list[str]:
+    """Return the parameters whose factors are not finite, in the order of the forward pass."""
+    names = []
+    for place, parts in found.items():
+        arrays = [
+            getattr(part, name) for part in parts for name in ("jacobian", "signals", "backward") if name in vars(part)
+        ]
+        if not all(bool(torch.isfinite(a).all()) for a in arrays):
+            names.append(place.name)
+    return names

@@ -1,4 +1,7 @@
-"""The factors of blocks of rows are kept from one tile of a stored matrix to the next: a row is differentiated once."""
+"""Factors of rows are kept between the tiles of a matrix, so that each row is differentiated once.
+
+`keeping` holds them while a stored matrix is computed, `kept_of` finds them.
+"""
 
 import hashlib
 import shutil
@@ -18,23 +21,24 @@ from widelimit.torch.store import PREFIX, Store, require_disk
 
 
 class Filled(NamedTuple):
-    """The store has the factors of all its rows; with the kernels of rows with themselves, by label."""
+    """A filled store has the factors of all its rows."""
 
     store: Store
     diagonal: dict[str, torch.Tensor]
+    """K(x, x) of its rows by label, (n, ...)."""
 
 
 @final
 class KeptFactors:
-    """The factors of the blocks that were used last are kept, on disk or in memory, within a limit of bytes."""
+    """The factors of the blocks of rows used last are kept, on disk or in memory, within a limit of bytes."""
 
     def __init__(self) -> None:
         self.users = 0
-        """Matrices that are computed with these now."""
+        """Number of matrices that are being computed with these factors."""
         self._found: OrderedDict[Hashable, tuple[Filled, float]] = OrderedDict()
 
     def get(self, key: Hashable) -> Filled | None:
-        """Return the factors of these rows, if they are there."""
+        """Return the factors with this key, or None; they then count as used last."""
         if key not in self._found:
             return None
         self._found.move_to_end(key)
@@ -43,10 +47,11 @@ class KeptFactors:
     def begin(
         self, n: int, like: torch.Tensor, size: float, limit: float, *, disk: bool, needed: Collection[Hashable]
     ) -> Filled:
-        """Return an empty store for `size` bytes of n rows' factors; the oldest others go, those needed stay.
+        """Return an empty store for the factors of n rows, of `size` bytes, and drop the oldest others to make room.
 
-        Without a disk all that is kept takes `limit` bytes at most; on a disk half of what is free. The folder of a
-        store is removed with the last reference to it: a call in progress may read it.
+        Those whose keys are `needed` stay. In memory all that is kept takes `limit` bytes at most; on a disk, half of
+        what is free there. The folder of a store is removed with the last reference to it, as a call in progress may
+        still read it.
 
         Raises: OSError: a full disk.
         """
@@ -66,7 +71,7 @@ class KeptFactors:
         return found
 
     def add(self, key: Hashable, filled: Filled, size: float) -> None:
-        """Keep the factors of a block, of so many bytes."""
+        """Keep the factors of a block of rows, of `size` bytes."""
         self._found[key] = filled, size
 
     def clear(self) -> None:
@@ -78,7 +83,7 @@ class KeptFactors:
 
 
 def key_of(rows: Any, trial: Trial, labels: tuple[str, ...]) -> Hashable:
-    """Return a hash of rows of inputs, with the parameters whose Jacobians are taken whole, and all labels."""
+    """Return the key of the factors of rows: a hash of inputs, their forms, parameters taken whole, and labels."""
     hashed = hashlib.sha256()
     for leaf in inputs.leaves(rows):
         value = leaf.cpu().contiguous().numpy().tobytes() if isinstance(leaf, torch.Tensor) else repr(leaf).encode()
@@ -86,19 +91,23 @@ def key_of(rows: Any, trial: Trial, labels: tuple[str, ...]) -> Hashable:
     return hashed.digest(), inputs.forms(rows), trial.explicit, labels
 
 
-_of: weakref.WeakKeyDictionary[Any, KeptFactors] = weakref.WeakKeyDictionary()
+_KEPT: weakref.WeakKeyDictionary[Any, KeptFactors] = weakref.WeakKeyDictionary()
+"""What is kept for each kernel of a module whose matrices are being computed."""
 
 
 def kept_of(owner: Any) -> KeptFactors | None:
-    """Return what is kept for a module's kernel now, if anything is."""
-    return _of.get(owner)
+    """Return the factors that are kept for a module's kernel, or None outside of `keeping`."""
+    return _KEPT.get(owner)
 
 
 @contextmanager
 def keeping(owner: Any, lock: AbstractContextManager[Any]) -> Iterator[None]:
-    """Keep factors for the tiles of matrices, and remove them when the last one ends; tiles use them under `lock`."""
+    """Keep factors of a kernel for the tiles of its matrices, and remove them when the last matrix is finished.
+
+    Tiles use them under `lock`, as they come from several threads.
+    """
     with lock:
-        kept = _of.setdefault(owner, KeptFactors())
+        kept = _KEPT.setdefault(owner, KeptFactors())
         kept.users += 1
     try:
         yield
@@ -106,5 +115,5 @@ def keeping(owner: Any, lock: AbstractContextManager[Any]) -> Iterator[None]:
         with lock:
             kept.users -= 1
             if not kept.users:
-                del _of[owner]
+                del _KEPT[owner]
                 kept.clear()

@@ -1,4 +1,8 @@
-"""Kernels of PyTorch modules are kernels like others, on NumPy arrays and on inputs of any form."""
+"""The empirical kernels of PyTorch modules have the methods of all kernels, for inputs of any form.
+
+`ModuleKernel`, `ModuleMatrixKernel` and `ModuleDiagonal` differ in the axes of the outputs that they keep; all call
+`torch.module.ModuleJacobian`.
+"""
 
 import abc
 import threading
@@ -27,28 +31,28 @@ from widelimit.validation import Array
 By = Literal["parameter", "layer", "block"]
 BY: tuple[By, ...] = ("parameter", "layer", "block")
 _ONE = threading.RLock()
-"""Tiles of a matrix come from several threads: one at a time stays within the memory. A progress callback may call."""
+"""Tiles of a matrix come from several threads, and one at a time stays within memory; a progress callback may call."""
 
 
 def whole(_: str) -> str:
-    """Give all parameters one label."""
+    """Return one label for all parameters."""
     return ""
 
 
 def matrix(jacobian: ModuleJacobian, X: Any, Y: Any = None) -> np.ndarray:
-    """Compute the kernel of all pairs; symmetric to the bit where Y is None or X."""
+    """Compute the kernel of all pairs of rows, (n, m, ...); symmetric to the bit where Y is None or X."""
     with _ONE:
         return jacobian.matrix(X, None if Y is X else Y, whole)[""]
 
 
 def diagonal(jacobian: ModuleJacobian, X: Any) -> np.ndarray:
-    """Compute the kernel of every row with itself."""
+    """Compute the kernel of every row with itself, (n, ...)."""
     with _ONE:
         return jacobian.diagonal(X, whole)[""]
 
 
 def labels(by: By, names: Mapping[str, Any]) -> Callable[[str], str]:
-    """Return the label of a parameter: its name, that of its layer, or of its block, the outermost numbered part."""
+    """Return the function from a parameter's name to its label: itself, its layer, or its outermost numbered block."""
     if by == "parameter":
         return str
     if by == "layer":
@@ -69,18 +73,18 @@ class _OfModule(abc.ABC):
     jacobian: ModuleJacobian
 
     def parts(self, X: Any, Y: Any = None, *, by: By = "layer") -> dict[str, np.ndarray]:
-        """Compute the kernels of parameters, layers or blocks; their sum is the whole. Raises: as `gram`."""
+        """Compute the kernels of parameters, layers or blocks, by name; their sum is the kernel. Raises: as `gram`."""
         validation.choice("by", by, BY)
         with _ONE:
             return self.jacobian.matrix(X, None if Y is X else Y, labels(by, self.jacobian.trained))
 
     def explain(self, X: Any, Y: Any = None) -> ModulePlan:
-        """Report flops, bytes and seconds of gram(X), or cross(X, Y); times one block of rows. Raises: as `gram`."""
+        """Report flops, bytes and seconds of gram(X), or cross(X, Y); one block is timed. Raises: as `gram`."""
         return self.jacobian.explain(X, Y)
 
 
 class _OfForm(_OfModule, abc.ABC):
-    """The kernel takes inputs of any form, and rows in which those of one form were packed."""
+    """The kernel takes inputs of any form, or rows in which inputs of one form (`signature`) were packed."""
 
     signature: Signature | None
 
@@ -169,7 +173,7 @@ class ModuleMatrixKernel(_OfForm, MatrixKernel):
     @property
     def outputs(self) -> int:
         if self.count == 0:
-            raise ValueError("how many outputs a module has is seen at inputs: take k.prepared(X).outputs.")
+            raise ValueError("the number of a module's outputs depends on its inputs: take k.prepared(X).outputs.")
         return self.count
 
     def prepared(self, *inputs: Any) -> Self:
@@ -195,7 +199,7 @@ class ModuleMatrixKernel(_OfForm, MatrixKernel):
 @final
 @dataclass(frozen=True)
 class ModuleDiagonal(_OfModule):
-    """The kernels are (n, m, ...): one axis for an axis of the outputs that is paired with itself, two for any other.
+    """The kernels are (n, m, ...): one axis for an axis of the outputs paired with itself, none if traced, else two.
 
     Made with output="diagonal", K(x, x')[a, a], or with trace_axes and diagonal_axes.
     """

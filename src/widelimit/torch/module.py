@@ -1,7 +1,10 @@
-"""The tangent kernel of a module is a sum over parameters of inner products of Jacobians, computed block by block."""
+"""The tangent kernel of a module is a sum over parameters of inner products of Jacobians, computed block by block.
+
+`ModuleJacobian.matrix` first stores the factors of all rows, a block of rows at a time, then sums the kernels of all
+parameters (`torch.contraction`).
+"""
 
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,10 +27,11 @@ from widelimit.torch.jacobian import (
     RowJacobian,
     Trial,
     Weights,
+    not_finite,
     overlapping,
     require_outputs,
+    row_numbers,
     run,
-    whole_jacobian,
 )
 from widelimit.torch.kept import Filled, KeptFactors, kept_of, key_of
 from widelimit.torch.plan import LayerCost, ModulePlan
@@ -36,53 +40,59 @@ from widelimit.torch.store import Store, folder
 from widelimit.torch.verified import verified_trial
 
 DEFAULT = 3 * 2**28
-"""Bytes of working memory unless the caller gives another size: with what is not counted, a peak within 1 GiB."""
+"""Bytes of working memory unless the caller gives another size: the peak, with memory not counted, is below 1 GiB."""
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _differentiable(method: Method) -> Method:
-    """Let a method make tensors that have gradients, in the caller's inference mode too, and keep all digits."""
+    """Let a method compute gradients even in the caller's inference mode, and with full precision."""
     return full_precision()(torch.inference_mode(mode=False)(method))  # type: ignore[no-any-return]
 
 
 class Sizes(NamedTuple):
-    """Rows differentiated at once, bytes at most, bytes of the factors of all rows, and whether these go to disk."""
+    """These are the sizes of one computation."""
 
     rows: int
+    """Rows that are differentiated at once."""
     bytes: float
+    """Bytes of memory, at most."""
     stored: float
+    """Bytes of the factors of all rows."""
     disk: bool
+    """True if these factors are stored on disk."""
     room: float
-    """Bytes of what is contracted at once."""
+    """Bytes of Jacobians that are contracted at once."""
     of_rows: int
-    """Rows of which these are the sizes."""
+    """The number of all rows."""
     kept: float
-    """Bytes that factors may take in memory."""
+    """Bytes of memory that factors may take."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class ModuleJacobian:
-    """The module, what is differentiated of it by which parameters, and how much memory that may take."""
+    """The Jacobian of a module by chosen parameters gives kernels of rows, within a limit of memory."""
 
     module: torch.nn.Module
     names: tuple[str, ...]
-    """Parameters that are differentiated by."""
+    """The parameters to differentiate by."""
     sums: tuple[tuple[str, int], ...]
-    """Sums of the bits of parameters, which are shared: a change is found by them."""
+    """Hashes of all parameters, which are shared with the module: a change is found by them."""
     buffers: tuple[tuple[str, torch.Tensor], ...]
-    """Copies of the buffers: a module may count its calls in one."""
+    """Copies of the buffers, as a module may change them in a call (a counter)."""
     layers: tuple[str, ...]
+    """The layers, as `layers_of` describes them."""
     of: Of | None
     axes: AxisSettings
     memory: float
+    """GiB of working memory; 0 for a default."""
     report: Report
 
     @property
     def trained(self) -> dict[str, torch.Tensor]:
-        """Return the parameters that are differentiated by."""
+        """Return the parameters to differentiate by, by name."""
         found = dict(self.module.named_parameters())
         return {name: found[name] for name in self.names}
 
@@ -93,12 +103,12 @@ class ModuleJacobian:
 
     @property
     def dtype(self) -> np.dtype:
-        """Return the dtype of the parameters, the widest."""
+        """Return the widest dtype of the parameters."""
         wide = any(p.dtype == torch.float64 for p in self.trained.values())
         return np.dtype(np.float64 if wide else np.float32)
 
     def rows(self, name: str, X: Any) -> Any:
-        """Return inputs as tensors of one dtype of floats on the module's device. Raises: TypeError, ValueError."""
+        """Return inputs as tensors on the module's device. Raises: TypeError, ValueError."""
         return inputs.tensors(name, X, self.device)
 
     def prepare(self, *given: Any) -> tuple[RowJacobian, tuple[Any, ...]]:
@@ -116,7 +126,7 @@ class ModuleJacobian:
         def cast(t: torch.Tensor) -> torch.Tensor:
             return t.detach().to(dtype) if t.is_floating_point() else t.detach()
 
-        def kept(t: torch.Tensor) -> torch.Tensor:  # in float32 a module computes as it does, a buffer in float64 too
+        def kept(t: torch.Tensor) -> torch.Tensor:  # float32 modules may hold buffers in float64: these stay
             return cast(t) if wide else t.detach()
 
         values = {id(t): kept(t) for t in self.module.parameters()}
@@ -130,6 +140,7 @@ class ModuleJacobian:
         return jacobian, found
 
     def _require_unchanged(self, jacobian: RowJacobian, rows: Any) -> None:
+        """Refuse a module whose parameters, layers, or buffers that matter changed. Raises: ValueError."""
         sums = dict(self.sums)
         changed = [name for name, t in self.module.named_parameters() if sums.get(name) != bits(t)]
         own, now = dict(self.buffers), dict(self.module.named_buffers())
@@ -140,12 +151,12 @@ class ModuleJacobian:
             changed.append("a layer")
         if changed:
             raise ValueError(
-                f"{changed[0]} of the module changed after the kernel was made, which shares it. Make the kernel of a "
-                f"copy, empirical_ntk(copy.deepcopy(module)), or make it again after training."
+                f"{changed[0]} of the module changed after the kernel was made; the kernel shares it. Make the kernel "
+                f"of a copy, empirical_ntk(copy.deepcopy(module)), or make it again after training."
             )
 
     def _depends(self, jacobian: RowJacobian, row: Any) -> bool:
-        """Return True where a row's outputs differ for the buffers of now and those that were kept."""
+        """Return True if a row's outputs differ between the module's buffers and the copies of them."""
         values = dict(jacobian.weights.values)
         values |= {id(t): t.detach().to(values[id(t)].dtype).clone() for t in self.module.buffers()}
         other = replace(jacobian, weights=replace(jacobian.weights, values=values))
@@ -160,13 +171,14 @@ class ModuleJacobian:
         return found, self.axes.split(found.outputs)
 
     def sizes(self, trial: Trial, n: int, itemsize: int) -> Sizes:
-        """Choose the rows of a block, and where the factors of n rows are kept.
+        """Choose the rows of a block, and where the factors of n rows are stored.
 
         Raises: MemoryError: one row does not fit.
         """
-        kept, passing = (numbers * itemsize for numbers in _row_numbers(trial, self.trained))
-        there, host = free(self.device), self.device.type == "cpu"
-        budget = min(self.memory * memory.GIB or (min(DEFAULT, there / SHARE) if host else there / SHARE), there)
+        kept, passing = (numbers * itemsize for numbers in row_numbers(trial, self.trained))
+        available, host = free(self.device), self.device.type == "cpu"
+        default = min(DEFAULT, available / SHARE) if host else available / SHARE
+        budget = min(self.memory * memory.GIB or default, available)
         remedy = "pass another memory=GiB, float32, parameters=[...] or of= for fewer outputs"
         memory.require(2 * kept + passing, "the Jacobian of one row, twice,", limit=budget, remedy=remedy)
         room = min(ROOM, budget / 4, n * WIDE * itemsize)
@@ -178,9 +190,9 @@ class ModuleJacobian:
 
     @_differentiable
     def matrix(self, X: Any, Y: Any, labels: Labels) -> dict[str, np.ndarray]:
-        """Compute the kernels of all pairs, (n, m, ...), one a label.
+        """Compute the kernels of all pairs of rows, (n, m, ...), one for each label.
 
-        Where Y is None one triangle and its mirror, with the diagonal of `diagonal` to the bit.
+        If Y is None, one triangle is computed and mirrored, and the diagonal is that of `diagonal` to the bit.
         """
         given = (self.rows("X", X),) if Y is None else (self.rows("X", X), self.rows("Y", Y))
         jacobian, rows = self.prepare(*given)
@@ -188,11 +200,11 @@ class ModuleJacobian:
         require_rowwise_module(jacobian, *rows)
         n, m, like, kept = inputs.length(rows[0]), inputs.length(rows[-1]), _like(jacobian), kept_of(self)
         size = float(like.element_size()) * n * m * np.prod(split.tail, dtype=float)
-        memory.require(size, "the kernel", limit=free(self.device))  # it is made there, and copied to the host
+        memory.require(size, "the kernel", limit=free(self.device))  # made there, then copied to the host
         out = {labels(name): like.new_zeros(n, m, *split.tail) for name in self.names}
         mixed = frozenset(self.names)
         while mixed:
-            largest = max(trials, key=lambda trial: sum(_row_numbers(trial, self.trained)))
+            largest = max(trials, key=lambda trial: sum(row_numbers(trial, self.trained)))
             longest = max(map(inputs.length, rows))
             count = 2 * longest if kept else sum(map(inputs.length, rows))
             sizes = self.sizes(largest, count, like.element_size())
@@ -215,7 +227,7 @@ class ModuleJacobian:
         return {label: split.axes.zipped(found, 2) for label, found in results.items()}
 
     def _trials(self, jacobian: RowJacobian, rows: tuple[Any, ...]) -> tuple[tuple[Trial, ...], OutputSplit]:
-        """Find how rows use the parameters, those of Y by a trial of their own where they have another form."""
+        """Find how rows use the parameters; rows of Y of another form than X have a trial of their own."""
         first, split = self.trial(jacobian, rows[0])
         alike = inputs.forms(rows[0]) == inputs.forms(rows[-1])
         trials = tuple(first if alike or part is rows[0] else verified_trial(jacobian, part) for part in rows)
@@ -226,7 +238,7 @@ class ModuleJacobian:
         self, path: Path | None, kept: KeptFactors | None, jacobian: RowJacobian, trials: tuple[Trial, ...],
         rows: tuple[Any, ...], sizes: Sizes, split: OutputSplit, labels: Labels,
     ) -> tuple[Filled, ...]:  # fmt: skip
-        """Return the factors of all rows, and the kernels of rows with themselves: computed, or kept from before."""
+        """Return the factors of all rows, and their kernels with themselves: computed now, or kept from before."""
         like = _like(jacobian)
         found: list[Filled] = []
         named = tuple(map(labels, self.names))
@@ -242,9 +254,10 @@ class ModuleJacobian:
                     old = Filled(Store(n, path, like), {})
                 else:
                     old = kept.begin(n, like, size, sizes.kept, disk=sizes.disk, needed=keys)
-                own_too = kept is not None or len(rows) == 1
-                for block in slices(n, sizes.rows):
-                    self._write(old, jacobian, trial, part, block, split, labels if own_too else None)
+                for block, found_now in self._blocks(jacobian, trial, part, sizes.rows):
+                    old.store.write(block, found_now)
+                    if kept is not None or len(rows) == 1:
+                        self._add_diagonal(old.diagonal, n, block, found_now, split, labels)
                     self.report("gradients", done + block.stop, total)
                 done += n
                 if kept is not None:
@@ -252,21 +265,20 @@ class ModuleJacobian:
             found.append(old)
         return tuple(found)
 
-    def _write(
-        self, filled: Filled, jacobian: RowJacobian, trial: Trial, rows: Any, block: slice, split: OutputSplit,
-        labels: Labels | None,
-    ) -> None:  # fmt: skip
-        """Write the factors of a block of rows; with labels the kernels of its rows with themselves, too."""
-        for there, found in self._blocks(jacobian, trial, rows, block):
-            filled.store.write(there, found)
-            for label, values in own(found, split, labels).items() if labels else ():
-                filled.diagonal.setdefault(label, values.new_zeros(filled.store.n, *split.tail))[there] = values
+    @staticmethod
+    def _add_diagonal(
+        out: dict[str, torch.Tensor], n: int, block: slice, found: Factors, split: OutputSplit, labels: Labels
+    ) -> None:
+        """Write the kernels of a block of rows with themselves to `out`, (n, ...) for each label."""
+        for label, values in own(found, split, labels).items():
+            out.setdefault(label, values.new_zeros(n, *split.tail))[block] = values
 
     @staticmethod
-    def _blocks(jacobian: RowJacobian, trial: Trial, rows: Any, block: slice) -> Iterator[tuple[slice, Factors]]:
-        """Yield the factors of a block of rows, with the rows' places among all."""
-        for part, found in jacobian.factors(trial, inputs.take(rows, block)):
-            yield slice(block.start + part.start, block.start + part.stop), found
+    def _blocks(jacobian: RowJacobian, trial: Trial, rows: Any, step: int) -> Iterator[tuple[slice, Factors]]:
+        """Yield the factors of all rows, `step` rows at a time at most, with the places of these rows."""
+        for block in slices(inputs.length(rows), step):
+            for part, found in jacobian.factors(trial, inputs.take(rows, block)):
+                yield slice(block.start + part.start, block.start + part.stop), found
 
     def _contract(
         self, stores: tuple[Store, ...], split: OutputSplit, room: float, labels: Labels, out: dict[str, torch.Tensor]
@@ -282,33 +294,33 @@ class ModuleJacobian:
 
     @_differentiable
     def diagonal(self, X: Any, labels: Labels) -> dict[str, np.ndarray]:
-        """Compute the kernels of every row with itself, (n, ...), one a label."""
+        """Compute the kernels of every row with itself, (n, ...), one for each label."""
         jacobian, (rows,) = self.prepare(self.rows("X", X))
         trial, split = self.trial(jacobian, rows)
         require_rowwise_module(jacobian, rows)
         n, like, kept = inputs.length(rows), _like(jacobian), kept_of(self)
-        out = {labels(name): np.zeros((n, *split.tail), like.cpu().numpy().dtype) for name in self.names}
+        out = {labels(name): like.new_zeros(n, *split.tail) for name in self.names}
         if kept:
             sizes = self.sizes(trial, 2 * n, like.element_size())
             with torch.no_grad():
                 (filled,) = self._fill(None, kept, jacobian, (trial,), (rows,), sizes, split, labels)
-            out |= {label: values.cpu().numpy() for label, values in filled.diagonal.items()}
+            out |= filled.diagonal
         else:
-            for block in slices(n, self.sizes(trial, n, like.element_size()).rows):
-                for there, found in self._blocks(jacobian, trial, rows, block):
-                    for label, values in own(found, split, labels).items():
-                        out[label][there] = values.cpu().numpy()
-        self.require_finite(jacobian, trial, out, {"X": rows})
-        return {label: split.axes.zipped(found, 1) for label, found in out.items()}
+            step = self.sizes(trial, n, like.element_size()).rows
+            for block, found in self._blocks(jacobian, trial, rows, step):
+                self._add_diagonal(out, n, block, found, split, labels)
+        results = {label: values.cpu().numpy() for label, values in out.items()}
+        self.require_finite(jacobian, trial, results, {"X": rows})
+        return {label: split.axes.zipped(values, 1) for label, values in results.items()}
 
     def require_finite(self, jacobian: RowJacobian, trial: Trial, values: Any, given: Mapping[str, Any]) -> None:
-        """Refuse values that are not finite: the error names the row and the parameter. Raises: ValueError."""
+        """Refuse kernels that are not finite, with the row and the parameter in the error. Raises: ValueError."""
         if all(np.isfinite(part).all() for part in values.values()):
             return
         for name, rows in given.items():
             for i in range(inputs.length(rows)):
                 ((_, found),) = jacobian.factors(trial, inputs.take(rows, slice(i, i + 1)))
-                broken = _broken(found)
+                broken = not_finite(found)
                 if broken:
                     raise ValueError(
                         f"the Jacobian of the module at row {i} of {name} is NaN or infinite, from {broken[-1]} back "
@@ -319,19 +331,19 @@ class ModuleJacobian:
 
     @_differentiable
     def explain(self, X: Any, Y: Any = None) -> ModulePlan:
-        """Report flops, bytes and seconds of gram(X), or cross(X, Y), by parameter: a part of each step is timed."""
+        """Report flops, bytes and seconds of gram(X), or cross(X, Y), by parameter, from parts that are timed."""
         given = (self.rows("X", X),) if Y is None else (self.rows("X", X), self.rows("Y", Y))
         jacobian, rows = self.prepare(*given)
         trial, split = self.trial(jacobian, rows[0])
         n, m, c, like = inputs.length(rows[0]), inputs.length(rows[-1]), trial.number, _like(jacobian)
         total = sum(map(inputs.length, rows))
         sizes = self.sizes(trial, total, like.element_size())
-        block = slice(0, min(n, sizes.rows))
+        block = min(n, sizes.rows)
         jacobian.factors(trial, inputs.take(rows[0], slice(0, 1)))  # the first call of a process loads code
         with folder(sizes.stored, disk=sizes.disk) as path, torch.no_grad():
-            few = Store(block.stop, path, like)
+            few = Store(block, path, like)
             begin = time.perf_counter()
-            for there, found in self._blocks(jacobian, trial, rows[0], block):
+            for there, found in self._blocks(jacobian, trial, inputs.take(rows[0], slice(0, block)), block):
                 few.write(there, found)
                 own(found, split, str)
             seconds = (time.perf_counter() - begin) * total / few.n
@@ -352,49 +364,16 @@ class ModuleJacobian:
 
 
 BLOCK, FEW = 256, 8
-"""Rows differentiated at once, at most; and so many at least, or the factors of all go to disk."""
-ALIVE = 1.5
-"""Numbers alive in a pass, beside those that are counted: copies in other layouts, scratch of the libraries."""
+"""Rows differentiated at once, at most, and at least: where fewer fit in memory, the factors of all rows go to disk."""
 ROOM = 2**28
 """Bytes of Jacobians of all rows that are contracted at once, at most."""
 
 
-def _row_numbers(trial: Trial, trained: Mapping[str, torch.Tensor]) -> tuple[float, float]:
-    """Return the numbers kept of a row, and those on the way."""
-    c = trial.number
-    kept, formed = 0.0, 0.0
-    for site in trial.sites:
-        s, i, o = site.use
-        if site.place.name in trial.explicit:
-            continue
-        if whole_jacobian(site, c):
-            kept += c * i * o
-            formed += s * i if site.kind == "conv" else 0
-        else:
-            windows = site.windows  # of a convolution the images are kept
-            shrunk = math.prod(windows.kernel) / math.prod(windows.stride) if windows else 1
-            kept += s * (c * o + (1 if site.kind == "lookup" else i / min(shrunk, i)))
-    whole = sum(trained[name].numel() for name in trial.explicit)
-    return kept + c * whole, ALIVE * (trial.numbers + 2 * trial.backward + formed + 2 * whole)
-
-
-def _broken(found: Factors) -> list[str]:
-    """Return the parameters whose factors are not finite, in the order of the forward pass."""
-    names = []
-    for place, parts in found.items():
-        arrays = [
-            getattr(part, name) for part in parts for name in ("jacobian", "signals", "backward") if name in vars(part)
-        ]
-        if not all(bool(torch.isfinite(a).all()) for a in arrays):
-            names.append(place.name)
-    return names
-
-
 def _like(jacobian: RowJacobian) -> torch.Tensor:
-    """Return a parameter: its dtype and device are those of the computation."""
+    """Return a tensor with the dtype and device of the computation: a parameter."""
     return next(iter(jacobian.weights.trained.values()))
 
 
 def layers_of(module: torch.nn.Module) -> tuple[str, ...]:
-    """Return the layers of a module as they are printed: another layer, or another setting of one, is a change."""
+    """Return the layers of a module as they are printed, to detect another layer or another setting of one."""
     return tuple(f"{name} {part!r}" for name, part in module.named_modules() if not len(list(part.children())))

@@ -7,7 +7,7 @@ from widelimit import memory
 
 
 class LayerCost(NamedTuple):
-    """The cost is that of one parameter, for all pairs of rows; its sizes are those of its first use."""
+    """This is the cost of one parameter for all pairs of rows; the sizes are those of its first use."""
 
     name: str
     kind: str
@@ -23,7 +23,7 @@ class LayerCost(NamedTuple):
 @final
 @dataclass(frozen=True)
 class ModulePlan:
-    """The plan has rows, outputs, blocks, flops, bytes and seconds of a module's kernel."""
+    """The plan of a module's kernel has its rows, outputs, blocks, flops, bytes and seconds."""
 
     n: int
     m: int
@@ -36,15 +36,15 @@ class ModulePlan:
     """Steps of the contraction, as `progress` counts them."""
     layers: tuple[LayerCost, ...]
     passes: float
-    """Flops of the passes of all rows, forward and backward."""
+    """Flops of the forward and backward passes of all rows."""
     work: float
     """Bytes of working memory."""
     disk: float
-    """Bytes of a temporary folder, where the factors of all rows do not fit in memory."""
+    """Bytes in a temporary folder, if the factors of all rows do not fit in memory; else 0."""
     result: float
     """Bytes of the kernel."""
     seconds: float
-    """Predicted from the times of parts."""
+    """Seconds in all, predicted from the times of parts."""
 
     @property
     def flops(self) -> float:

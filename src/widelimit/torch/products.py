@@ -1,4 +1,4 @@
-"""Matrices are multiplied by the faster of the libraries that PyTorch has for a processor."""
+"""Matrices are multiplied by the faster of the two libraries that PyTorch has for a CPU."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A module whose output for a row depends on other rows is refused, by a few rows together and alone."""
+"""A module whose output for a row depends on other rows is refused: a few rows are computed together and alone."""
 
 import functools
 import weakref
@@ -14,19 +14,19 @@ from widelimit.torch import inputs
 from widelimit.torch.jacobian import RowJacobian, run
 
 SAMPLED = 4096
-"""Numbers of each parameter's gradient that are compared."""
+"""Entries of each parameter's gradient that are compared, about."""
 
 _passed: weakref.WeakKeyDictionary[torch.nn.Module, set[Hashable]] = weakref.WeakKeyDictionary()
-"""Modules that were found not to mix rows: their modes, names of parameters, and shapes of the inputs."""
+"""Modules that were found not to mix rows, each with its modes, parameters, shapes of inputs and `of`."""
 
 
 def require_rowwise_module(jacobian: RowJacobian, *given: Any) -> None:
-    """Refuse a module that mixes rows, by its outputs at a few rows and the gradient of a sum of them.
+    """Refuse a module that mixes rows, by its outputs at a few rows of the inputs and the gradient of their sum.
 
-    Raises: ValueError: it does.
+    given: one or two inputs. Raises: ValueError: the module mixes rows.
     """
     forms = inputs.forms(given[0])
-    if forms != inputs.forms(given[-1]):  # rows of other sizes do not stand in one array
+    if forms != inputs.forms(given[-1]):  # rows of different sizes cannot be in one array
         for X in given:
             require_rowwise_module(jacobian, X)
         return
@@ -38,14 +38,14 @@ def require_rowwise_module(jacobian: RowJacobian, *given: Any) -> None:
 
 
 def compare_rows(jacobian: RowJacobian, *given: Any) -> None:
-    """Compare a few rows together with each alone, and where that differs with each alone and everything nudged."""
+    """Compare a few rows computed together with each alone; differences below those of a nudge are rounding."""
     points = _choose(*given)
     n = inputs.length(points)
     single = [slice(i, i + 1) for i in range(n)]
     alone = gradients(jacobian, points, single)
     try:
         together = gradients(jacobian, points, [slice(0, n)])
-    except (RuntimeError, IndexError):  # it takes one row at a time, as it is called, and cannot mix them
+    except (RuntimeError, IndexError):  # the module accepts one row at a time only, so it cannot mix rows
         return
     dtype = np.float64 if next(iter(jacobian.weights.trained.values())).dtype == torch.float64 else np.float32
     try:
@@ -58,7 +58,10 @@ def compare_rows(jacobian: RowJacobian, *given: Any) -> None:
 
 
 def gradients(jacobian: RowJacobian, rows: Any, groups: list[slice]) -> tuple[np.ndarray, np.ndarray]:
-    """Compute outputs (n, c), and of a weighted sum of them some numbers of the gradient by every parameter, (1, k)."""
+    """Compute outputs (n, c), and a sample of the gradient of a weighted sum of them by every parameter, (1, k).
+
+    groups: the rows that are computed together in one call of the module.
+    """
     total: list[torch.Tensor] | None = None
     outputs = []
     names = list(jacobian.weights.trained)
@@ -94,7 +97,7 @@ def gradients(jacobian: RowJacobian, rows: Any, groups: list[slice]) -> tuple[np
 
 
 def _choose(*given: Any) -> Any:
-    """Choose up to three different rows of every array; made from the first where all are alike."""
+    """Choose up to three different rows of every array; if all rows are equal, others are made from the first."""
     trees = [inputs.leaves(X) for X in given]
     chosen = []
     for leaf in zip(*trees, strict=True):
@@ -123,6 +126,8 @@ def _nudge(t: torch.Tensor) -> torch.Tensor:
 
 
 def _nudged(jacobian: RowJacobian) -> RowJacobian:
+    """Return the Jacobian at nudged parameters."""
+    """Return the Jacobian at nudged parameters."""
     old = jacobian.weights
     trained = {name: _nudge(p) for name, p in old.trained.items()}
     return replace(jacobian, weights=replace(old, trained=trained))

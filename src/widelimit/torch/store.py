@@ -51,16 +51,17 @@ def require_disk(size: float) -> None:
 
 @final
 class Store:
-    """The factors of n rows, each array of them in one piece; zero for rows that do not use a parameter."""
+    """A store has the factors of n rows, one array for all rows; zero for rows that do not use a parameter."""
 
     def __init__(self, n: int, path: Path | None, like: torch.Tensor) -> None:
         self.n, self.path, self.device, self.dtype = n, path, like.device, like.dtype
         self.kinds: dict[Place, list[dict[str, Any]]] = {}
-        """Of every use its factor's class and other fields; its arrays are `files`, or `arrays`."""
+        """The factor of every use of a parameter, without its arrays: its class (under "kind") and other fields."""
         self.arrays: dict[tuple[Place, int, str], Any] = {}
+        """The arrays by place, use and field: tensors, or (file, shape, dtype) on a disk."""
 
     def write(self, rows: slice, found: Factors) -> None:
-        """Keep the factors of some rows."""
+        """Store the factors of some rows."""
         for place, parts in found.items():
             kept: Any = parts
             if place not in self.kinds:
@@ -86,6 +87,7 @@ class Store:
         return found
 
     def _begin(self, place: Place, parts: Any) -> None:
+        """Make the arrays of a parameter; those of all rows are taken as they are, in memory."""
         self.kinds[place] = []
         for k, part in enumerate(parts):
             tensors = _tensors(part)
@@ -96,20 +98,20 @@ class Store:
                 )
 
     def _room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
-        """Return an array of zeros, or the file, shape and dtype of one."""
+        """Return an array of zeros, or file, shape and dtype of one on a disk."""
         if self.path is None:
             return torch.zeros(shape, dtype=dtype, device=self.device)
         own = np.dtype(str(dtype).removeprefix("torch."))
         with tempfile.NamedTemporaryFile(dir=self.path, delete=False) as made:
             size = max(1, int(np.prod(shape))) * own.itemsize
             made.truncate(size)
-            if sys.platform == "linux":  # a full disk is an error here, and kills the process at a write
+            if sys.platform == "linux":  # a full disk raises here; a write to a mapped file would kill the process
                 os.posix_fallocate(made.fileno(), 0, size)
         return Path(made.name), shape, own
 
     @contextmanager
     def _open(self, place: Place, k: int, name: str) -> Iterator[Any]:
-        """Give an array: a file is mapped only as long as it is used, so that memory counts what is copied of it."""
+        """Yield an array; a file is mapped only while it is used, so that it does not count as memory in use."""
         kept = self.arrays[place, k, name]
         if self.path is None:
             yield kept
@@ -118,7 +120,7 @@ class Store:
         yield np.memmap(file, dtype, "r+", shape=shape)
 
     def _alike(self, place: Place, parts: Any) -> bool:
-        """Return True where a use's factors have the form of those that are kept."""
+        """Return True if the factors of a parameter's uses have the form of those that are stored."""
         kinds = self.kinds[place]
         return len(kinds) == len(parts) and all(
             kind == _fields(part)
@@ -127,14 +129,14 @@ class Store:
         )
 
     def like(self, n: int) -> "Store":
-        """Return a store of n such rows that holds nothing: its sizes are those of one that does."""
+        """Return a store with the sizes of this one for n rows, whose arrays hold no data."""
         found = Store(n, None, torch.empty(0, dtype=self.dtype, device=self.device))
         found.kinds = self.kinds
         found.arrays = {key: torch.empty((), device="meta").expand(n, *self._shape(*key)[1:]) for key in self.arrays}
         return found
 
     def kind(self, place: Place) -> str:
-        """Return what a parameter is, by its first use."""
+        """Return the kind of a parameter's first use: "affine", "lookup", "explicit" or "patched"."""
         return str(self.kinds[place][0]["kind"].__name__).lower()
 
     def use(self, place: Place, k: int) -> Use:
@@ -156,7 +158,7 @@ class Store:
         return tuple(kept.shape if self.path is None else kept[1])
 
     def _as_jacobians(self, place: Place, parts: Any) -> list[Explicit]:
-        """Return parts as one Jacobian, and keep those of all rows so: rows use the parameter in other positions."""
+        """Return parts as one Jacobian, and turn the stored ones into Jacobians: rows use the parameter differently."""
         if self.kinds[place] != [{"kind": Explicit}]:
             uses = range(len(self.kinds[place]))
             old = [total([self.read(place, k, slice(i, i + 1)) for k in uses]) for i in range(self.n)]
@@ -170,7 +172,7 @@ class Store:
 
 
 def plain(factor: Factor | Patched) -> Factor:
-    """Return a factor with the patches of a convolution."""
+    """Return a factor as one of `kernels.empirical.factors`: a convolution as an affine map of its patches."""
     return factor.affine() if isinstance(factor, Patched) else factor
 
 
@@ -194,6 +196,7 @@ def _fields(factor: Factor | Patched) -> dict[str, Any]:
 
 
 def _index(fields: Any, name: str, rows: slice, outs: slice, ins: slice) -> tuple[Any, ...]:
+    """Return the index of some rows, outputs and inputs in a stored array."""
     if name == "backward":
         return rows, ALL, ALL, outs
     if name == "jacobian":

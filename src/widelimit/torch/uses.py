@@ -1,4 +1,7 @@
-"""Every use of a trainable parameter in a module's forward pass is seen, and what Jacobians need of it is kept."""
+"""Each use of a trainable parameter in a module's forward pass is recorded, with what its Jacobian needs.
+
+`Watch` intercepts the functions of torch; `RULES` has a function for each of those that are understood.
+"""
 
 import contextlib
 import math
@@ -19,7 +22,7 @@ FLOATS = (torch.float32, torch.float64)
 
 
 class Place(NamedTuple):
-    """The place is that of a parameter, or of a view of it: uses of one place are uses of the same numbers."""
+    """A place is a parameter or a view of one, by its name and its strides: equal places have the same numbers."""
 
     name: str
     offset: int
@@ -28,30 +31,36 @@ class Place(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Return the place behind the last number."""
+        """Return the offset after the last number."""
         return self.offset + 1 + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
 
 
 class Site(NamedTuple):
-    """A site is one use of a parameter: an affine map, a lookup, or a gain or offset that is broadcast over `over`."""
+    """A site is one use of a parameter: an affine map, a convolution, a lookup, or a gain or offset."""
 
     place: Place
     kind: str
+    """"affine", "conv", "lookup" or "gain" (offsets are gains without a signal)."""
     tap: int
+    """The number of the result."""
     signal: int
+    """The number of the signal that multiplies the parameter; -1 for an offset."""
     use: Use
     over: tuple[int, ...] = ()
+    """Axes of the result over which a gain is broadcast."""
     windows: Windows | None = None
+    """The windows of a convolution."""
     padding: int = -1
+    """The token of a lookup whose row has no gradient; -1 for none."""
 
 
 @final
 class Watch(TorchFunctionMode):  # type: ignore[misc]
-    """Functions of torch are called with other values of the parameters, and uses that are understood are noted.
+    """A watch calls the functions of torch with given values of the parameters, and records how these are used.
 
     Without taps the pass is a trial: it finds sites, the shapes of their results, and `unknown`, the names of
-    parameters that are used in other ways, whose Jacobians are taken by automatic differentiation. With taps,
-    zeros of these shapes, they are added to the results, so that derivatives by them are the backward signals.
+    parameters that are used in ways that no rule covers, whose Jacobians are taken by automatic differentiation.
+    Taps are zeros of these shapes that are added to the results: derivatives by them are the backward signals.
     """
 
     def __init__(self, values: Mapping[int, torch.Tensor], names: Mapping[int, str], taps: Any = None) -> None:
@@ -98,7 +107,7 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
         return {key: self._valued(part) for key, part in tree.items()} if type(tree) is dict else tree
 
     def _note(self, func: Any, found: list[torch.Tensor], result: Any) -> None:
-        """Follow views of a parameter; note that it is used in an unknown way where its numbers go elsewhere."""
+        """Track a view of a parameter; any other result means that the parameter is used in an unknown way."""
         owner: Any = func.__self__ if isinstance(func, types.MethodWrapperType) else func  # a property, or a function
         label = getattr(owner, "__name__", "")
         made = [t for t in _tensors(result) if t.is_floating_point() or t.is_complex()]
@@ -114,7 +123,7 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
                 self.unknown.setdefault(name, label)
 
     def place(self, t: Any, *, turned: bool = False) -> Place | None:
-        """Return the place of a parameter that is trained, or of a view of one (`turned`: of its transpose)."""
+        """Return the place of a trained parameter or of a view of one (with `turned`, of its transpose), or None."""
         if not isinstance(t, torch.Tensor) or id(t) not in self.tracked:
             return None
         t, name = self.tracked[id(t)]
@@ -127,7 +136,7 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
         return len(self.signals) - 1
 
     def tap(self, result: torch.Tensor, *sites: Callable[[int], Site] | None) -> torch.Tensor:
-        """Note the sites that gave a result, and return it with a tap."""
+        """Record the sites that gave a result, and return the result with its tap added."""
         if result.dtype not in FLOATS:
             raise TypeError(
                 f"the module computes in {result.dtype} (mixed precision, autocast): its Jacobian has too few digits "
@@ -139,15 +148,15 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
         if self.taps is None:
             return result
         if number >= len(self.taps) or self.taps[number].shape != result.shape:  # a sum would broadcast
-            raise RuntimeError("the rows take other layers than the first one, or have other sizes.")
+            raise RuntimeError("the rows use other layers than the first row, or have other sizes.")
         return result + self.taps[number]
 
     def offset(self, bias: Any, result: torch.Tensor, axes: tuple[int, ...]) -> Callable[[int], Site] | None:
-        """Return the site of numbers added to a result, whose own axes of it are `axes`."""
+        """Return the site of a bias that is added to a result along `axes`."""
         return self.gain(bias, result, axes, -1)
 
     def gain(self, p: Any, result: torch.Tensor, axes: tuple[int, ...], signal: int) -> Callable[[int], Site] | None:
-        """Return the site of numbers that multiply a signal, or are added (signal -1)."""
+        """Return the site of a gain that multiplies a signal along `axes` of the result (signal -1: a bias)."""
         place = self.place(p)
         if place is None:
             return None
@@ -161,7 +170,7 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
 
 
 def _body(func: Any) -> Any:
-    """Return a function of torch.nn.functional that runs its own statements, whatever watches them."""
+    """Return a function of torch.nn.functional whose statements run one by one, so that a watch sees each."""
     names = {**func.__globals__, **dict.fromkeys(CHECKS, lambda *_: False)}
     own = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
     own.__kwdefaults__ = func.__kwdefaults__
@@ -263,7 +272,7 @@ def _embedding(
 
 
 def _gains(watch: Watch, x: torch.Tensor, weight: Any, bias: Any, axes: tuple[int, ...]) -> torch.Tensor:
-    """Multiply normalised signals and add, along axes."""
+    """Multiply normalised signals by a weight and add a bias, along axes."""
     shape = [x.shape[i] if i - x.ndim in axes else 1 for i in range(x.ndim)]
     result = x if weight is None else x * weight.reshape(shape)
     result = result if bias is None else result + bias.reshape(shape)
@@ -351,7 +360,7 @@ def _attention(
     watch: Watch, _: Any, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: Any = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
-    """softmax(q k^T scale + mask) v: torch's fused form of it has no rule for several backward signals at once."""
+    """Compute softmax(q k^T scale + mask) v step by step: the fused form has no rule for several backward signals."""
     if dropout_p or enable_gqa:
         return NotImplemented
     with watch if any(id(t) in watch.tracked for t in (query, key, value, attn_mask)) else contextlib.nullcontext():

@@ -1,4 +1,4 @@
-"""The factors of a Jacobian are compared with automatic differentiation at one row, so that no use is overlooked."""
+"""The factors of a Jacobian are compared with automatic differentiation at two rows, so that no use is overlooked."""
 
 import weakref
 from collections.abc import Hashable
@@ -16,16 +16,16 @@ from widelimit.torch.patches import Patched
 from widelimit.torch.store import plain
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
-"""Of the largest derivative by a parameter: what rounding does not reach, and a use that is overlooked does."""
+"""Bound on differences, as a share of a parameter's largest derivative: above rounding, below an overlooked use."""
 SMALL = 1e-4
-"""Derivatives are compared in units of at least this share of the largest of all."""
+"""A parameter's largest derivative counts as at least this share of the largest of all parameters."""
 
 _whole: weakref.WeakKeyDictionary[torch.nn.Module, dict[Hashable, frozenset[str]]] = weakref.WeakKeyDictionary()
-"""Parameters of modules whose Jacobians are taken whole, as their use is not followed; by the shapes of the inputs."""
+"""Parameters of modules whose Jacobians are taken whole, as their use cannot be followed, by the shapes of inputs."""
 
 
 def verified_trial(jacobian: RowJacobian, rows: Any) -> Trial:
-    """Find how the first row uses the parameters; those whose factors are wrong at two rows are taken whole.
+    """Find how the first row uses the parameters; Jacobians whose factors are wrong at two rows are taken whole.
 
     Raises: ValueError: the module is random, or uses a parameter where PyTorch does not show it.
     """
@@ -41,7 +41,10 @@ def verified_trial(jacobian: RowJacobian, rows: Any) -> Trial:
     right = _gradient(jacobian, few, weights)
     again = _gradient(jacobian, few, weights)
     if _differing(right, again, TOLERANCE[dtype]):
-        raise ValueError("the module is random: the same row gives other derivatives at every call (dropout, noise).")
+        raise ValueError(
+            "the module is random: the same row gives different derivatives at every call (dropout, noise); call "
+            "module.eval() first."
+        )
     for _ in range(3):
         try:
             wrong = _differing(right, _of_factors(jacobian, trial, few, weights), TOLERANCE[dtype])
@@ -60,7 +63,10 @@ def verified_trial(jacobian: RowJacobian, rows: Any) -> Trial:
 
 
 def _gradient(jacobian: RowJacobian, rows: Any, weights: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Compute the gradient of a weighted sum of the outputs, by name, with the parameters replaced in the module."""
+    """Compute the gradient of a weighted sum of the outputs by each parameter, with automatic differentiation alone.
+
+    rows: as many as weights, (r, c). Raises: ValueError: the module cannot be differentiated.
+    """
     module, values = jacobian.module, jacobian.weights.values
     own = {n: values[id(t)] for n, t in (*module.named_parameters(), *module.named_buffers()) if id(t) in values}
     trained = {name: p.detach().requires_grad_() for name, p in jacobian.weights.trained.items()}
@@ -119,7 +125,7 @@ def _weighted(factor: Factor | Patched, weights: torch.Tensor) -> torch.Tensor:
 
 
 def _differing(right: dict[str, torch.Tensor], found: dict[str, torch.Tensor], tolerance: float) -> frozenset[str]:
-    """Return the names whose gradients differ; of a gradient that is not finite nothing is said."""
+    """Return the names of parameters whose gradients differ, leaving out gradients that are not finite."""
     finite = {name: g for name, g in right.items() if bool(torch.isfinite(g).all())}
     sizes = {name: float(g.abs().max()) if g.numel() else 0.0 for name, g in finite.items()}
     least = SMALL * max(sizes.values(), default=0.0)

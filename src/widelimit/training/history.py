@@ -53,7 +53,7 @@ class Recorder(NamedTuple):
     points: jax.Array
     """Training points of the kernel, (k, d)."""
     labels: np.ndarray
-    """Their targets, (k c,)."""
+    """The targets at these points, (k c,)."""
     method: ContractionPlan | None
     kernel: np.ndarray
     """Theta_0, (*E, k c, k c)."""

@@ -33,7 +33,7 @@ class Training:
     """The result of `train` is the trained parameters, the records, and the reason for the end."""
 
     params: Any
-    """In the form given (NumPy in, NumPy out), an ensemble's with a leading axis (E,); the last good ones."""
+    """The last finite parameters, in the form given (NumPy in, NumPy out); for an ensemble with a leading axis (E,)."""
     history: History
     finished: bool
     message: str
@@ -123,7 +123,7 @@ class TrainingRun(NamedTuple):
     unit: str
     """Unit of the marks: "steps" or "time"."""
     choices: dict[str, Any]
-    """What makes two runs from one start differ."""
+    """The settings in which two runs from one start differ."""
 
 
 def run(plan: TrainingRun, checkpoint: TrainingCheckpoint | None, *, progress: bool) -> Training:

@@ -25,7 +25,7 @@ CACHE = 2**24
 COPIES = 3
 """Parameters, their gradient and their update."""
 KEPT = 1 / 3
-"""Of the numbers that a forward pass makes, the derivative keeps at least this share: fused steps keep none."""
+"""The derivative stores at least this share of the numbers that a forward pass makes; fused steps store none."""
 MOVED = 2
 """Copies of the parameters in a step beside theta_0 and theta: the gradient, and theta after it."""
 STAGES = 14

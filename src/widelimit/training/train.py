@@ -111,24 +111,25 @@ def train(
         y: (n,) or (n, c) targets; taken in the parameters' dtype.
         ensemble: params are those of E networks, each leaf with a leading axis (E,), as net.init_many makes them; all
             are trained at once, on the same batches, in one compiled program. `apply` is that of one network.
-        loss: as for `gradient_flow`.
+        loss: the loss, as in `gradient_flow`.
         optimizer: "gd" (all examples at every step), "sgd" (batches), "momentum" (heavy ball), "adam", or an optax
             transformation, which has its own learning rate.
         learning_rate: eta > 0, in the unit of time of d theta/dt = -grad C for all but "adam".
-        steps: how many, an integer >= 0. Give this or flow_time.
+        steps: number of steps, an integer >= 0. Give this or flow_time.
         flow_time: t >= 0: solve d theta/dt = -grad C to this time, by an adaptive solver; optimizer and learning_rate
             are not used.
         momentum: mu in [0, 1), of optimizer="momentum".
         batch_size: examples a step, for all but "gd"; each epoch has an order of its own and leaves out the n mod
             batch_size last of it.
-        seed: of the orders of the examples.
+        seed: seed of the orders of the examples.
         probes: (m, d) inputs at which outputs are recorded.
         kernel_points: on how many training points, evenly spaced in X, the empirical NTK is recorded; 0 for none.
         record_every: steps (or time) between records; a hundredth of the whole unless given.
         checkpoint: path of a file. If it is there, training goes on where it stands, to the same bits; it must be of
             the same run. More steps (or time) than it was written for are fine if record_every is the same.
         checkpoint_seconds: seconds between writes of the checkpoint; it is also written at the end.
-        tolerance: of a flow, in [16 eps, 1e-2]: local errors in units of the first step that the kernel allows.
+        tolerance: tolerance of a flow, in [16 eps, 1e-2]: local errors in units of the first step that the kernel
+            allows.
         max_steps: most steps of a flow's solver between two records.
         progress: a bar on stderr where that is a terminal.
 

@@ -121,7 +121,7 @@ def _erf_pair_map(x: _ErfMemo, y: _ErfMemo, correlation: Correlation) -> tuple[j
 
 
 NEAR = 1e-2
-"""Below this gap after gelu the usual form, right to about eps, would leave over 10 eps in the angle."""
+"""Gap after gelu below which the usual form, right to about eps, has an error of over 10 eps in the angle."""
 _ARCSINE_TERMS = (1 / 6, 3 / 40, 5 / 112, 35 / 1152, 63 / 2816, 231 / 13312)
 """(asin(x) - x)/x^3 in x^2, to 1e-10 for x up to 0.2."""
 

@@ -28,7 +28,7 @@ TERMS = {"float64": 26, "float32": 12}
 """The weights have this many Chebyshev terms: with NODES, errors below 1e-13 and 1e-7 (tests/test_piecewise.py)."""
 _MIDDLE = 3.0
 SMALLEST = {"float64": 1e-30, "float32": 1e-12}
-"""Below such gaps the angle is less than the rounding of a signal."""
+"""Gap below which the angle is less than the rounding of a signal."""
 
 
 class QuadratureRule(NamedTuple):

@@ -32,11 +32,11 @@ class PiecewisePolynomial(Activation):
     vmap. Errors are a few eps of sqrt(E[phi(u)^2] E[phi(v)^2]), times s^2/E[phi(u)^2] where that is large.
 
     Args:
-        kinks: where one polynomial ends and the next begins, ascending, at least one.
+        kinks: points where one polynomial ends and the next begins, ascending, at least one.
         pieces: one more than kinks; each the coefficients of 1, u and u^2, as many as are needed.
         rtol: bound on the error of duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]), met or an error is raised (where
             deviations are known: not under jit, grad and vmap); None is 1e-10 in float64 and 1e-6 in float32.
-        label: what errors call it.
+        label: name of phi in errors.
 
     Raises:
         ValueError: kinks that do not ascend, another number of pieces, a degree above 2, coefficients that are not

@@ -16,7 +16,7 @@ from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 
 MIRRORED = 2.0
-"""Where a kink is closer to 0 than this, in deviations, terms for its mirror image are needed: else too many angles."""
+"""Distance of a kink from 0, in deviations, below which it has terms for its mirror image, to save angles."""
 _PAIRS_A_CALL = 3 * 2**7
 """Pairs of deviations in one call of the closed form, with as many angles as the first try has: it is traced once."""
 

@@ -29,7 +29,7 @@ class PartMemo(NamedTuple):
 
 
 class TableMemo(NamedTuple):
-    """The memo holds arrays (.., n): the place of the deviation in its range, that of the kink, and both parts."""
+    """The memo has, for n inputs, the place of the deviation in the table's range, that of the kink, and both parts."""
 
     place: jax.Array
     kink: jax.Array
@@ -94,7 +94,7 @@ def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation)
             extra_mean, extra_slope = extra_mean + factor * mean, extra_slope + factor * slope
         if even:  # half the squared sum in place of that of the difference
             distance = jnp.where(correlation.positive, distance, one.share + other.share - distance)
-            coefficients = sign * coefficients if table.looped else [sign * c for c in coefficients]
+            coefficients = jax.tree.map(lambda c: sign * c, coefficients)
         separation = separation + distance
         mean_slopes.append(coefficients)
     mean, slope = _mean_and_slope(_added(mean_slopes), psi, gap)

@@ -19,7 +19,7 @@ from widelimit.interpreter import interpreted
 from widelimit.signals import Variance, deviation_of
 
 SMALLEST = 1e-20
-"""Below this deviation only the leading power of s counts."""
+"""Deviation below which only the leading power of s counts."""
 _NEAR_ZERO = 1e-6
 _LARGEST_ORDER = 8
 

@@ -51,10 +51,10 @@ class Numerical(Activation):
 
     Attributes:
         phi: written with jax.numpy, elementwise, differentiable by JAX outside of its kinks; without jumps.
-        kinks: where phi is continuous, but not analytic.
+        kinks: points where phi is continuous but not analytic.
         rtol: bound on the error of duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]), met or an error is raised; None is
             1e-10 in float64 and 1e-6 in float32.
-        label: what errors call it.
+        label: name of phi in errors.
     """
 
     phi: Callable[[jax.Array], jax.Array] = field(metadata={"static": True})

@@ -35,13 +35,13 @@ from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 
 DEVIATION_POINTS = (12, 24, 40, 64, 96)
-"""sin(u) + 0.3 u from 0 to deviation 4 takes 64, to 8 it takes 96."""
+"""Points in the deviations of each try: sin(u) + 0.3 u needs 64 up to deviation 4, and 96 up to 8."""
 WIDE = 4.0
 """Ranges of deviations with larger quotients of their ends begin with more points."""
 OWN_TERMS = 96
 """Terms of the series of one input alone."""
 FURTHEST = 16.0
-"""A kink is taken as no farther out than this many deviations: the density is e^-128 there."""
+"""A kink counts as at most this many deviations from 0, where the density is e^-128."""
 ANGLE_POINTS = (32, 64, 128, 192)
 
 
@@ -99,7 +99,7 @@ class Table:
     """(OWN_TERMS,): dR/drho of an input with itself."""
     order: int = field(default=0, metadata={"static": True})
     chunks: Chunks | None = None
-    """What H of both parts has beyond their `mean_slope`."""
+    """The terms of H of both parts that their `mean_slope` lacks."""
     one_sided: bool = field(default=False, metadata={"static": True})
     """If True, kinks are on one side of 0: both parts have the non-analytic terms of the odd one, but for a sign."""
     looped: bool = field(default=False, metadata={"static": True})

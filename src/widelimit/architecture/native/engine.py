@@ -55,7 +55,7 @@ class Features(NamedTuple):
     tangent: np.ndarray
     """(n,): Theta/(s s) of every image with itself before the last layers."""
     memos: Any
-    """Of the last layers, arrays (n, ..)."""
+    """The memos of the last layers, arrays (n, ..)."""
     variance: Variance
 
 

@@ -1,4 +1,4 @@
-"""An exported page is one file that needs neither a server nor a network: its numbers are computed before."""
+"""An exported page is one file that needs neither a server nor the internet: its numbers are computed beforehand."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ CHOICES: dict[str, list[Any]] = {
     "noise_std": [0.01, 0.1, 0.3],
     "width": [16, 64, 256],
 }
-"""Choices of an exported page, whose numbers are computed before."""
+"""Choices of an exported page, for which numbers are computed beforehand."""
 SCRIPTS = ("data.js", "drawing.js", "explorer.js")
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 TIMES_KEPT = 2
-"""Of so many training times one is kept; 0 and infinity are among them."""
+"""Every second training time is kept, 0 and infinity included."""
 NETWORKS, PLACES = 60, 3
-"""Networks that are kept of each width, and of so many places one."""
+"""Networks of each width that are kept, at most, and the step between the inputs that are kept."""
 LATE = 0.02
-"""Finite networks are shown beside the limit at a time that is later than their last one by at most this share."""
+"""Times of the limit beyond the last one of finite networks by at most this share are kept for these too."""
 NETWORK = ("inputs", "depth", "activation", "weight_std", "bias_std")
 
 Choices = Mapping[str, list[Any]]
@@ -54,7 +54,7 @@ def export(start: Mapping[str, Any], report: Callable[[str, int, int], None], ch
 
 
 def key(of: Mapping[str, Any]) -> str:
-    """Name numbers by the choices that they depend on, as data.js does."""
+    """Return the name of numbers from the choices that they depend on, as data.js does."""
     used = [of[name] for name in NETWORK]
     if "width" in of:
         used += ["width", of["width"]]
@@ -64,7 +64,7 @@ def key(of: Mapping[str, Any]) -> str:
 
 
 def _jobs(start: Mapping[str, Any], choices: Choices) -> Iterator[Job]:
-    """Yield name and work of everything that the page holds; finite networks for the scales of the start only."""
+    """Yield name and job for all numbers of the page; finite networks are those of the start's scales only."""
     for values in itertools.product(*(choices[name] for name in NETWORK)):
         chosen = dict(zip(NETWORK, values, strict=True)) | {"points": start["points"]}
         for noise in choices["noise_std"]:

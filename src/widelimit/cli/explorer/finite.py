@@ -1,4 +1,4 @@
-"""Finite networks of the page: drawn at random, and trained on the points, as many as their width allows."""
+"""The page's finite networks are drawn at random and trained on the points, fewer of them at larger widths."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from widelimit.cli.explorer.settings import Settings
 
 
 class Effort(NamedTuple):
-    """The effort that networks of one width are worth."""
+    """The work that is done for networks of one width."""
 
     networks: int
     """Networks that are drawn, and trained at once."""
     steps: int
-    """Steps of gradient descent, on up to FEW points."""
+    """Steps of gradient descent on up to FEW points; with more points there are fewer steps."""
 
 
 EFFORTS = {4: Effort(100, 2000), 16: Effort(100, 2000), 64: Effort(60, 1200), 256: Effort(20, 400), 512: Effort(8, 240)}
@@ -30,17 +30,17 @@ FEW = 16
 FIRST = 100
 """Seed of the first network."""
 EARLY = 24
-"""The states after each of the first steps are shown; later ones at TIMES, to the nearest step."""
+"""States are shown after each of this number of first steps, and later at TIMES, to the nearest step."""
 SHARE = 0.25
 """The learning rate, as a share of the largest that is stable in the limit: narrow networks have larger kernels."""
 
 
 def finite(of: Settings, width: int) -> Arrays:
-    """Compute outputs of finite networks on GRID, at the start and, of gradient descent, along real training.
+    """Compute outputs of E finite networks on GRID, at F times of training by gradient descent.
 
     Returns:
-        times (F,), outputs (F, E, 121), rate () and steps (), which were taken. Networks of Bayes' rule, and those that
-        have no points, are those at the start: F = 1.
+        times (F,) in the unit of d theta/dt = -grad C, outputs (F, E, 121), the learning rate () and the number of
+        steps (). For Bayes' rule, and without points, only the networks at the start are returned: F = 1.
 
     Raises: TypeError, ValueError: a width that is not in EFFORTS.
     """
@@ -69,7 +69,7 @@ def _finite(of: Settings, width: int) -> Arrays:
 
 
 def _start(of: Settings, width: int, input_dim: int) -> Any:
-    """Draw the parameters of all networks; with them go the two scales, which are not trained."""
+    """Draw the parameters of all networks; return them with the two scales, which are not trained."""
     net, count = wl.mlp(depth=of.network.depth, activation=of.network.activation), EFFORTS[width].networks
     scales = np.array([of.network.weight_std, of.network.bias_std], np.float32)
     return net.init_many(range(FIRST, FIRST + count), input_dim=input_dim, width=width), np.tile(scales, (count, 1))
@@ -89,7 +89,7 @@ def _apply(depth: int, activation: str) -> Callable[[Any, Any], Any]:
 
 
 def _trained(of: Settings, start: Any, probes: np.ndarray, *, steps: int) -> list[wl.Training]:
-    """Train on the points: each of the first steps is shown, then some; up to a loss that is not finite."""
+    """Train on the points, recording each of the first steps, then some; stop at a loss that is not finite."""
     given, _ = indices(len(of.points))
     known = matrices(of.network, tuple(of.x.tolist()))
     rate = SHARE * wl.max_learning_rate(wl.precomputed(known.ntk), given)

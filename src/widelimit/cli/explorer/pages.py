@@ -21,7 +21,7 @@ START: dict[str, Any] = {
     "width": 64,
     "points": [[-2.3, 0.7], [-1.2, -0.5], [-0.3, 0.2], [0.9, 1.1], [2.1, -0.6]],
 }
-"""What a page starts with; that of a table has other points."""
+"""The settings that a page starts with; for a table it has other points."""
 EVERY_CHOICE: dict[str, list[Any]] = {
     "inputs": list(INPUTS),
     "depth": list(range(1, DEEPEST + 1)),

@@ -1,4 +1,4 @@
-"""Connections are served by a fixed number of threads; those for which no place is left are refused at once."""
+"""Connections are served by a fixed number of threads; those beyond the waiting places are refused at once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The limit's part of the page: prior, what is learned, its spread, and the kernels on the circle.
+"""The page's numbers at infinite width: the prior, the trained mean and its spread, and the kernels on the circle.
 
 The two kernel matrices of a network on all points of the page come from one call; everything else is computed from
-these values as from any precomputed kernel, so that a slider compiles nothing.
+them with `wl.precomputed`, so that moving a slider compiles nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ANGLES = np.linspace(-np.pi, np.pi, 97)
 """Angles between two inputs of the unit circle, in radians."""
 ORIGIN = len(ANGLES) // 2
 TIMES = np.concatenate([[0.0], np.geomspace(0.03, 3000.0, 31), [np.inf]])
-"""Training times, in the time of d theta/dt = -grad C, C the mean squared error."""
+"""Training times, in the unit of d theta/dt = -grad C, C the mean squared error."""
 DRAWS = 6
 """Networks that are drawn as lines."""
 SEED = 0
@@ -47,7 +47,7 @@ def build(of: NetworkSettings) -> Network:
 
 
 def embed(x: Float[np.ndarray, " n"], inputs: str) -> Float[np.ndarray, "n d"]:
-    """Return what the network sees of x: (n, 1) on the line, (n, 2) on the circle."""
+    """Return x as inputs of the network: (n, 1) on the line, (n, 2) on the circle."""
     return np.stack([np.cos(x), np.sin(x)], axis=1) if inputs == "circle" else x[:, None]
 
 
@@ -73,9 +73,9 @@ def scene(of: Settings) -> Arrays:
     """Compute all arrays of the page that the limit gives.
 
     Returns:
-        times (T,), only (0,) where nothing is learned in time; mean and sd (T, 121), samples (T, DRAWS, 121) of the
+        times (T,), one time 0 if there is no training in time; mean and sd (T, 121), samples (T, DRAWS, 121) of the
         outputs on x (121,); prior_sd (121,), prior_samples (DRAWS, 121); angles, nngp, ntk (97,). The k-th sample is
-        one network, before and after it has learned. Of Bayes' rule also the log evidence, ().
+        one network before and after training. For Bayes' rule also evidence (), the log evidence.
 
     Raises: ValueError: two points with one x and different y without noise, as `wl.posterior`.
     """
@@ -107,20 +107,20 @@ def _refuse_conflicts(of: Settings) -> None:
 
 
 def _targets(of: Settings, found: Matrices, noise: float) -> np.ndarray:
-    """Return y, and for every draw f_0 what it has to learn, y + e - f_0(X): (n, 1 + DRAWS)."""
+    """Return the targets y, and y + e - f_0(X) for every draw f_0 and its noise e: (n, 1 + DRAWS)."""
     n, m = len(of.points), len(GRID)
     errors = noise * np.random.default_rng(SEED + 1).standard_normal((DRAWS, MOST_POINTS))[:, :n]
     return np.concatenate([of.y[:, None], (of.y + errors - found.draws[:, m : m + n]).T], axis=1)
 
 
 def indices(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the inputs of a precomputed kernel that stand for the points, (n, 1), and for GRID, (121, 1)."""
+    """Return the row numbers of the points, (n, 1), and of GRID, (121, 1): the inputs of a precomputed kernel."""
     indices = np.arange(len(GRID) + count, dtype=np.float64)[:, None]
     return indices[len(GRID) :], indices[: len(GRID)]
 
 
 def _posterior(of: Settings, found: Matrices) -> Arrays:
-    """Compute Bayes' rule; a draw of the posterior is f_0 and the posterior mean of what f_0 has to learn."""
+    """Compute Bayes' rule; a draw of the posterior is f_0 plus the posterior mean for the targets y + e - f_0(X)."""
     given, grid = indices(len(of.points))
     post = wl.posterior(wl.precomputed(found.nngp), given, _targets(of, found, of.noise_std), noise=of.noise_std**2)
     means, variance = post.predict(grid)

@@ -30,7 +30,7 @@ FILES = {
     "/drawing.js": ("drawing.js", "text/javascript; charset=utf-8"),
     "/explorer.js": ("explorer.js", "text/javascript; charset=utf-8"),
 }
-"""Path of a request -> file of the page; there are no others."""
+"""Files of the page by the path of a request; there are no others."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -41,7 +41,7 @@ HEADERS = {
     "Connection": "close",
 }
 LIMIT, NETWORKS = threading.Lock(), threading.Lock()
-"""One scene at a time, and one set of finite networks beside it: memory and threads do not grow with requests."""
+"""One scene and one set of finite networks are computed at a time, so that memory and threads are bounded."""
 
 
 class Refusal(Exception):
@@ -91,7 +91,7 @@ ANSWERS: dict[str, tuple[str, Callable[[bytes], dict[str, Any]]]] = {
     "/api/networks": ("application/json", answer_networks),
     "/api/table": ("text/csv", uploads.points),
 }
-"""Path of a POST request -> type of its body, and what answers."""
+"""The type of the body and the function that answers, by the path of a POST request."""
 
 
 @final

@@ -14,7 +14,7 @@ from widelimit.shapes import Float
 RULES = ("bayes", "descent")
 """Bayes' rule with the NNGP kernel, or gradient descent, whose kernel is the NTK."""
 INPUTS = ("line", "circle")
-"""The network sees the row (x), or the point (cos x, sin x) of the unit circle."""
+"""The input of the network is the row (x), or the point (cos x, sin x) of the unit circle."""
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "erf", "sin", "identity")
 DEEPEST = 6
 MOST_POINTS = 128
@@ -50,7 +50,7 @@ class Settings:
     network: NetworkSettings = NetworkSettings()
     rule: str = "bayes"
     noise_std: float = 0.1
-    """Standard deviation of the observations' noise, of Bayes' rule."""
+    """Standard deviation of the observations' noise, for Bayes' rule."""
     points: tuple[tuple[float, float], ...] = ()
     """Pairs (x, y)."""
 

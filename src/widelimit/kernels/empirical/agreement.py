@@ -1,7 +1,7 @@
-"""This module compares, once a function, how it is read layer by layer with automatic differentiation of all of it.
+"""Factors read layer by layer are checked against automatic differentiation of the whole function, once per function.
 
-For a few rows and random weights of the outputs, the gradient of their sum by a parameter is taken both ways. Factors
-have the entries of a parameter in another order; so inner products of gradients of two rows are compared.
+At a few rows the gradient of a randomly weighted sum of the outputs by each parameter is taken both ways. Factors may
+have the entries of a parameter in another order, so inner products of the gradients of two rows are compared.
 """
 
 import functools
@@ -22,18 +22,18 @@ from widelimit.kernels.empirical.plan import ContractionPlan, KernelSettings, ne
 from widelimit.kernels.empirical.rows import REMEMBERED, check_rows, choose_rows, form_of, integer_columns
 
 BOUNDS = {8: 1e-9, 4: 1e-3}
-"""By bytes of the shortest float: the difference that is rounding, as a share of the largest gradient."""
+"""Differences that are taken for rounding, as a share of the largest gradient, by the bytes of the shortest float."""
 SHORT = 0.1
-"""The bound for floats of 2 bytes and less."""
+"""The same bound for floats of 2 bytes or less."""
 
 _compared: dict[Any, tuple[str, Way]] = {}
-"""The parameter that was misread, and how it was taken; the name is empty where all agree."""
+"""For each function the parameter whose factors are wrong, and their form; the name is empty if all are right."""
 
 
 def checked_plan(f: Model, settings: KernelSettings, found: ContractionPlan, *inputs: Any) -> ContractionPlan:
-    """Refuse a function that mixes rows, and layers that are not those of it: another plan is made where one may be.
+    """Return the plan, or one without "layerwise" if factors read layer by layer are wrong for this function.
 
-    Raises: ValueError: it mixes rows; method="layerwise" of a function that it is wrong for.
+    Raises: ValueError: the function mixes rows; method="layerwise" was asked for and is wrong for it.
     """
     check_rows(f, *inputs)
     if found.method != "layerwise":
@@ -44,14 +44,14 @@ def checked_plan(f: Model, settings: KernelSettings, found: ContractionPlan, *in
     if settings.method == "layerwise" or way == "none":
         other = "vector_products" if way == "none" else "jacobian"
         raise ValueError(
-            f"the kernel layer by layer is not that of automatic differentiation in the parameter {name}: "
+            f'method="layerwise" differs from automatic differentiation in the parameter {name}: '
             f'pass method="{other}" for this function.'
         )
     return plan(f, settings, found.sizes, inputs[0].shape[1], np.result_type(*(X.dtype for X in inputs)), layers=False)
 
 
 def _misread(f: Model, found: ContractionPlan, *inputs: Any) -> tuple[str, Way]:
-    """Return the first parameter whose gradients differ, and its way; once a function."""
+    """Return the first parameter whose gradients differ, and its way; the comparison is made once per function."""
     if network_of(f) is not None or validation.traced(*jax.tree.leaves((f.params, f.fixed))):
         return "", "none"
     shown = form_of(f, inputs[0])
@@ -63,7 +63,7 @@ def _misread(f: Model, found: ContractionPlan, *inputs: Any) -> tuple[str, Way]:
 
 
 def _compare(f: Model, found: ContractionPlan, rows: np.ndarray) -> tuple[str, Way]:
-    # The explicit ones are automatic derivatives themselves.
+    # Explicit factors come from automatic differentiation themselves, and need no check.
     ways: tuple[Way, ...] = tuple("none" if layer.way == "explicit" else layer.way for layer in found.layers)
     if not any(way != "none" for way in ways):
         return "", "none"
@@ -88,7 +88,7 @@ def _compare(f: Model, found: ContractionPlan, rows: np.ndarray) -> tuple[str, W
 
 
 def _open(leaf: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a parameter without zeros: a gate at 0 hides what it gates."""
+    """Return a parameter with its zeros replaced, as a gate at 0 would hide the layers that it multiplies."""
     return np.where(leaf == 0, rng.uniform(0.05, 0.15, leaf.shape), leaf).astype(leaf.dtype)
 
 

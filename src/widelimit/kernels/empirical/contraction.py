@@ -1,4 +1,4 @@
-"""These kernels are sums of products of two factors, one of each input: from layers, or outputs."""
+"""Kernels are contracted from the factors of their two inputs: those of layers (NTK) or the outputs (NNGP)."""
 
 import abc
 from dataclasses import field, replace
@@ -20,7 +20,8 @@ for _kind, _static in ((Affine, ()), (Lookup, ("rows",)), (Explicit, ())):
     jax.tree_util.register_dataclass(_kind, _arrays, list(_static))
 
 Way = Literal["signals", "jacobian", "explicit", "none"]
-"""A parameter's factor: signals of both directions; the Jacobian made of them; that of reverse mode; it is not used."""
+"""The factor of a parameter is its forward and backward "signals", the "jacobian" made of them, the "explicit" Jacobian
+of reverse mode, or "none" if it is not used."""
 
 
 class Factors(abc.ABC):
@@ -45,7 +46,7 @@ class Outputs(Factors):
 @final
 @pytree
 class Layerwise(Factors):
-    """The factors are one a parameter that is used, in the order of the leaves, each in its own way."""
+    """There is one factor for each parameter that is used, in the order of the leaves, each in its own way."""
 
     model: Model
     ways: tuple[Way, ...] = field(metadata={"static": True})
@@ -54,7 +55,7 @@ class Layerwise(Factors):
         return jax.vmap(self.of_row)(X)
 
     def of_row(self, x: Float[jax.Array, " d"], weights: Any = None) -> list[Factor]:
-        """Compute the factors of one row, of all outputs, or of k sums of them with weights (k, c)."""
+        """Compute the factors of one row, for all outputs or for k weighted sums of them, weights (k, c)."""
         leaves, fixed = jax.tree.leaves(self.model.params), jax.tree.leaves(self.model.fixed)
         program = row_program(self.model, leaves, fixed, x)
         views = [View(i, (), 1.0) if self.ways[i] in ("signals", "jacobian") else None for i in range(len(leaves))]
@@ -84,7 +85,7 @@ class Layerwise(Factors):
 
 
 def _factor(found: list[tuple[Site, Any, Any]], way: Way, dtype: Any) -> Factor:
-    """Return the factor of one parameter for one row, from its sites: their positions side by side."""
+    """Return the factor of one parameter for one row, with the positions of all its sites."""
     signals = jnp.concatenate([a for _, (a, _), _ in found], axis=1)  # (groups, S, I), tokens (groups, S)
     arranged = [jax.vmap(site.arrange)(back) * weight for site, (_, weight), back in found]
     backward = jnp.moveaxis(jnp.concatenate(arranged, axis=2), 0, 2).astype(dtype)  # (groups, S, c, O)
@@ -99,7 +100,7 @@ def _factor(found: list[tuple[Site, Any, Any]], way: Way, dtype: Any) -> Factor:
 
 
 def pairs(x: list[Factor], y: list[Factor], output: Output | Split, *, itself: bool = False) -> jax.Array:
-    """Compute K for all pairs, (n, m, *c), or with `itself` of every row with itself, (n, *c)."""
+    """Compute K for all pairs of rows, (n, m, *c), or with `itself` for every row with itself, (n, *c)."""
     with jax.default_matmul_precision("highest"):
         total = sum(_contract(a, b, output, itself) for a, b in zip(x, y, strict=True))
     mean = output.trace if isinstance(output, Split) else _outputs(x[0]) if output == "trace" else 1
@@ -113,7 +114,7 @@ def _contract(x: Any, y: Any, output: Output | Split, itself: bool) -> Any:
     form = output.contraction[0]
 
     def cut(factor: Any) -> tuple[Any, Any]:
-        """Bring positions paired with themselves, or if there are full axes all but them, to an axis of their own."""
+        """Give outputs paired with themselves an axis of their own; if some outputs are full, all the others."""
         axis = 1 if isinstance(factor, Explicit) else 2
         back = factor.jacobian if isinstance(factor, Explicit) else factor.backward
         shape = (*back.shape[:axis], *((d, t) if f == 1 else (f, d * t)), *back.shape[axis + 1 :])
@@ -133,7 +134,7 @@ def _outputs(factor: Any) -> int:
 
 
 def _rows_at_a_time(x: Any, y: Any, output: Output, itself: bool) -> Any:
-    """Contract in a loop over rows on the left, so that what is held of all pairs of positions stays small."""
+    """Contract in a loop over rows on the left, so that arrays of all pairs of positions stay small."""
     if isinstance(x, Explicit):
         return jnp.einsum((SELF if itself else PAIRS)[output], x.jacobian, y.jacobian)
     if itself:
@@ -178,7 +179,7 @@ _of = jax.jit(lambda factors, X: factors.of(X))
 @final
 @pytree
 class Contraction(PairKernel):
-    """The kernel uses factors that are kept for every row (`stored`), or made again for `rows` rows at a time."""
+    """The kernel uses factors that are stored for every row (`stored`), or computed again for `rows` rows at a time."""
 
     factors: Any
     output: Output | Split = field(metadata={"static": True})

@@ -1,4 +1,4 @@
-"""Derivatives along directions of the parameters, also of functions that have a rule for reverse mode alone."""
+"""Derivatives in directions of the parameters are computed, even for functions with a rule for reverse mode only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ def linearize(function: Function, params: Any) -> Function:
 
 
 def _transposed(function: Function, params: Any) -> tuple[Any, Function]:
-    """Reverse mode is linear in the backward signals: its own reverse mode is the derivative along a direction."""
+    """Return the value, and the forward derivative as the reverse mode of reverse mode, which is linear in signals."""
     value, pull = jax.vjp(function, params)
     _, push = jax.vjp(lambda signals: pull(signals)[0], jax.tree.map(jnp.zeros_like, value))
     return value, lambda direction: push(direction)[0]

@@ -1,10 +1,11 @@
 """The Jacobian of a parameter, at each of its uses, is a sum over positions of products of two signals.
 
-J[n, c] = sum_s G[n, c, s] (x) A[n, s]: A is what multiplies the parameter at position s (a token, a pixel) and G the
-derivative of output c by the result there. Inner products of J are taken from A and G ("structured
-derivatives", Novak, Sohl-Dickstein and Schoenholz 2022), or from J of this one parameter, whichever costs less.
+J[n, c] = sum_s G[n, c, s] (x) A[n, s]: the signal A multiplies the parameter at position s (a token, a pixel), and the
+backward signal G is the derivative of output c by the result there. Inner products of J are computed from A and G
+("structured derivatives", Novak, Sohl-Dickstein and Schoenholz 2022), or from J of this one parameter, whichever costs
+less.
 
-Arrays are of any library with NumPy's einsum: `xp` is that module (numpy, jax.numpy, torch).
+Arrays may be of any library with NumPy's einsum: `xp` is that module (numpy, jax.numpy, torch).
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, final
 from widelimit.kernels.empirical.outputs import PAIRS, Output
 
 SCRATCH = 2**26
-"""Bytes that the products of one contraction take at once, about; rows on the left are taken some at a time."""
+"""Bytes of the products in one contraction, about; more are computed for some rows on the left at a time."""
 
 
 @final
@@ -29,7 +30,7 @@ class Affine:
 @final
 @dataclass(frozen=True)
 class Lookup:
-    """The parameter is a table of `rows` rows of which positions take one each: tokens (n, S), G (n, c, S, O)."""
+    """The parameter is a table of `rows` rows, one of which each position takes: tokens (n, S), G (n, c, S, O)."""
 
     tokens: Any
     backward: Any
@@ -48,7 +49,7 @@ Factor = Affine | Lookup | Explicit
 
 
 class Use(NamedTuple):
-    """The sizes of one use of a parameter, known before anything is computed; a bias or gain has inputs 1."""
+    """The sizes of one use of a parameter are known before anything is computed; a bias or gain has 1 input."""
 
     positions: int
     inputs: int
@@ -57,12 +58,13 @@ class Use(NamedTuple):
     def order(
         self, n: int, m: int, c: int, output: Output, *, same: bool = False, jacobian: bool = True
     ) -> tuple[str, float, float]:
-        """Return the order of fewest flops for an `Affine`, with flops and numbers held for n x m pairs of rows.
+        """Return the order of fewest flops for an `Affine`, its flops, and numbers in memory, for n x m pairs of rows.
 
-        `same`: of rows with themselves; `jacobian`: that order is a choice.
+        The orders are "signals": inner products of A and of G at all pairs of positions; "mixed" (all pairs of
+        outputs): inner products of A times G of one side, then times G of the other; "jacobian": J of both sides, then
+        their inner products.
 
-        "signals": inner products of A and of G at all pairs of positions; "mixed", for all pairs of outputs: the former
-        times G of one side, then G of the other; "jacobian": J of both, then their inner products.
+        same: both sides are the same rows. jacobian: the order "jacobian" is a choice.
         """
         s, i, o = self
         pairs, each = 2.0 * n * m, 2.0 * c * s * i * o * (n if same else n + m)
@@ -75,7 +77,7 @@ class Use(NamedTuple):
     def signals(self, pairs: float, c: int, output: Output, *, times: int = 1) -> tuple[str, float, float]:
         """Return the order of fewest flops that forms no Jacobian, "signals" or "mixed", as `order` does.
 
-        `times`: products of backward signals alone are taken so often, for outputs that are summed afterwards.
+        times: number of products of backward signals, for outputs that are summed afterwards.
         """
         s, i, o = self
         kept = {"full": c * c, "diagonal": c, "trace": 1}[output]
@@ -87,7 +89,7 @@ class Use(NamedTuple):
 
 
 def numbers(use: Use, c: int) -> int:
-    """Return the numbers kept of one row: its Jacobian or both signals, whichever is less."""
+    """Return how many numbers are stored for one row: its Jacobian or both signals, whichever is less."""
     s, i, o = use
     return min(c * i * o, s * (i + c * o))
 
@@ -146,7 +148,7 @@ def contract(left: Factor, right: Factor, output: Output, xp: Any, *, itself: bo
 
 
 def _contract_jacobians(left: Factor, right: Factor, output: Output, xp: Any, itself: bool, held: float) -> Any:
-    """Form both Jacobians, of some of the weight's outputs at a time, and take their inner products."""
+    """Form both Jacobians, for some of the weight's outputs at a time, and take their inner products."""
     rule = _rule(PAIRS[output], itself)
     if not (isinstance(left, Affine) and isinstance(right, Affine)):
         a = jacobian(left, xp)

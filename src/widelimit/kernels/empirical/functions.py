@@ -1,4 +1,4 @@
-"""Empirical kernels are made from a user's function and its parameters."""
+"""`empirical_ntk` and `empirical_nngp` make kernels from a user's function and its parameters."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, overload
@@ -75,32 +75,32 @@ def empirical_ntk(
 ) -> AnyEmpirical:
     """Theta(x, x')[a, b] = sum_p df_a(x)/dtheta_p df_b(x')/dtheta_p, the neural tangent kernel of a finite network.
 
-    Equation (3.3) of the paper: under gradient flow on theta the outputs move by it. At infinite width it tends to
-    ntk(net) times the identity (Theorem 4.1).
+    Under gradient flow on theta the outputs follow kernel gradient descent with this kernel (equation 3.3 of the
+    paper). At infinite width it tends to ntk(net) times the identity (Theorem 4.1).
 
     Args:
-        apply: f(params, X), written with jax.numpy, one row's output a function of that row alone: net.apply; a plain
-            function; lambda m, X: jax.vmap(m)(X) for an Equinox module m; a Flax module by
+        apply: f(params, X), written with jax.numpy, whose output for a row depends on that row alone: net.apply; a
+            plain function; lambda m, X: jax.vmap(m)(X) for an Equinox module m; for a Flax module
             lambda p, X: module.apply({"params": p}, X). X is an array (n, ...) of floats, integers (token ids) or
-            booleans, or a tuple or dictionary of them with one first axis; the outputs are (n,), (n, c), arrays of more
-            axes, or a tree of them. `apply` gets X as it is given to the kernel.
+            booleans, or a tuple or dictionary of such arrays with as many rows; outputs are (n,), (n, c), arrays with
+            more axes, or a tree of them. `apply` gets X in the form in which the kernel gets it.
         params: a pytree of float32 or float64 arrays, or an Equinox module, whose float arrays are the parameters.
-            They are taken in the dtype of X (where X has no floats, in their own), which must keep their digits.
-        output: "full" for all c x c, a matrix-valued kernel; "trace" for the mean over outputs, a scalar kernel like
-            all others; "diagonal" for Theta[a, a], one kernel an output. Outputs of more axes, and all leaves of a
-            tree, are one row of c numbers here.
-        trace_axes: instead of `output`, axes of the outputs over which the kernel is a mean; that of the rows is not
-            counted. The others are kept, all pairs of positions: an `EmpiricalAxes`.
+            They are converted to the dtype of X, which must keep their digits; if X has no floats, they stay.
+        output: "full" for all c x c pairs of outputs, a matrix-valued kernel; "trace" for the mean over outputs, a
+            scalar kernel like all others; "diagonal" for Theta[a, a], one kernel for each output. Outputs with more
+            axes, and all leaves of a tree, are joined to c numbers for each row.
+        trace_axes: in place of `output`, axes of the outputs over which the kernel is averaged, counted without that of
+            the rows. All pairs of positions along other axes are kept, in an `EmpiricalAxes`.
         diagonal_axes: axes whose positions are paired with themselves only.
-        of: a function of the outputs and X, batches both, whose result (n,), (n, c) or of more axes takes the place of
-            the outputs: some of them, a loss, the log-probability of a label that is part of X.
-        parameters: those that are differentiated: shell patterns over their dotted names, as "blocks.0.*", or a
-            function of a name; all unless given. `params` may then hold arrays of any type elsewhere.
-        method: "layerwise" contracts one parameter after the other, from signals and backward signals where it enters a
-            matrix product, a convolution or an embedding, without its gradients where that costs less; "jacobian"
-            contracts all Jacobians, some rows at a time; "vector_products" takes a column at a time, from a product
-            with the Jacobian's transpose and one with the Jacobian; "auto" takes the one of fewest flops within
-            `memory`. `explain(X)` of the kernel shows all. All have the same values.
+        of: a function of the outputs and X, both for all rows, whose result (n,), (n, c) or with more axes takes the
+            place of the outputs: some of them, a loss, the log-probability of a label that is part of X.
+        parameters: the parameters to differentiate: shell patterns over their dotted names, such as "blocks.0.*", or a
+            function of a name; all unless given. Other leaves of `params` may then have any dtype.
+        method: "layerwise" contracts one parameter after the other; where one enters a matrix product, a convolution or
+            an embedding, it uses forward and backward signals in place of gradients if that costs less. "jacobian"
+            contracts the whole Jacobians of some rows at a time. "vector_products" computes a column at a time, by a
+            product with the transposed Jacobian and one with the Jacobian. "auto" takes the method of fewest flops
+            within `memory`. All have the same values; `explain(X)` of the kernel compares them.
         memory: GiB that one call may take, its result included; half of what is free unless given.
 
     Returns:
@@ -109,10 +109,10 @@ def empirical_ntk(
 
     Raises:
         TypeError, ValueError: not a function, parameters that are not finite floats, an unknown option, a pattern that
-            names no parameter; at the inputs: a function that fails on them, returns another shape, or mixes rows (seen
-            at a few of them, alone and together); integers that the dtype would round; a Jacobian that is NaN, with its
-            row and parameters.
-        MemoryError: at the inputs, before anything is computed: no method stays within the budget.
+            names no parameter. When the kernel is called: a function that fails on the inputs, returns another shape,
+            or mixes rows (checked at a few rows, alone and together); integers that the dtype would round; a Jacobian
+            that is NaN, with its row and parameters.
+        MemoryError: when the kernel is called, before anything is computed: no method stays within the budget.
     """
     f = model(apply, params, parameters, of)
     return _kernel(f, check_settings("ntk", output, method, memory), trace_axes, diagonal_axes)
@@ -157,9 +157,9 @@ def empirical_nngp(
 ) -> AnyEmpirical:
     """K(x, x')[a, b] = f_a(x) f_b(x'), the second moments of the outputs; output="trace": (1/c) sum_a f_a(x) f_a(x').
 
-    Over random parameters its mean is the covariance of the outputs; for net.apply and parameters of net.init, at
-    infinite width, nngp(net) times the identity (Theorem 2.6 of the paper). One network estimates it by the trace
-    over many outputs: output_dim = c has an error of order c^{-1/2}.
+    Its mean over random parameters is the covariance of the outputs, which for net.apply and parameters of net.init
+    tends to nngp(net) times the identity at infinite width (Theorem 2.6 of the paper). One network estimates it by
+    the trace over its c = output_dim outputs, with an error of order c^{-1/2}.
 
     Args, Returns, Raises: as `empirical_ntk`.
     """

@@ -1,4 +1,7 @@
-"""This module has the empirical NTK and NNGP kernel of any finite network."""
+"""The classes of empirical kernels of finite networks: `EmpiricalKernel`, `EmpiricalMatrixKernel` and others.
+
+They differ in the axes of the outputs that they keep. `functions` makes them; `matrices` computes their matrices.
+"""
 
 import abc
 from collections.abc import Callable
@@ -25,6 +28,7 @@ from widelimit.validation import Array
 
 
 def _block(name: str) -> str:
+    """Return a parameter's name up to its first number."""
     steps = name.split(".")
     last = next((k for k, step in enumerate(steps) if step.isdigit()), 0)
     return ".".join(steps[: last + 1])
@@ -38,21 +42,22 @@ LABELS: dict[str, Callable[[str], str]] = {
 
 
 class EmpiricalParts(abc.ABC):
-    """An empirical kernel chooses its algorithm by a plan, and is a sum over layers."""
+    """An empirical kernel is a sum over layers, and is computed by the method that a plan chooses."""
 
     model: Model
     settings: KernelSettings
 
     def at(self, X: Any) -> Self:
-        """Return the kernel for inputs of the form of X, whose rows of numbers it then takes too."""
+        """Return the kernel for inputs of the form of X; it also takes rows in which these are packed."""
         f = self.model.at("X", X)
         return self if f.signature == self.model.signature else replace(self, model=f)  # type: ignore[type-var]
 
     def explain(self, X: Any, Y: Any = None) -> ContractionPlan:
         """Report flops, GiB and seconds of every method for gram(X), or cross(X, Y), and the one chosen, by layer.
 
-        One small product shows the speed of this machine; the seconds are right to a factor of two or three, and
-        without compilation. A function is first compared at a few rows with automatic differentiation, as by gram.
+        The speed of this machine is measured by one small product; seconds are right to a factor of two or three, and
+        exclude compilation. As in `gram`, the function is first checked against automatic differentiation at a few
+        rows.
         """
         f = self.model.at("X", X)
         x = f.points("X", X)
@@ -64,19 +69,20 @@ class EmpiricalParts(abc.ABC):
     def parts(
         self, X: Any, Y: Any = None, *, by: Literal["parameter", "layer", "block"] = "layer"
     ) -> dict[str, Float[np.ndarray, "n m *c"]]:
-        """Compute the kernel of every layer alone, by name: their sum is gram(X), or cross(X, Y).
+        """Compute the kernel of each layer separately, by name: their sum is gram(X), or cross(X, Y).
 
         Args:
             X: inputs.
             Y: inputs; X unless given.
-            by: "parameter" for each by its name, as "blocks.0.attention.weight"; "layer" without the last part of it,
-                "blocks.0.attention"; "block" up to its first number, "blocks.0", or its first part.
+            by: "parameter" for each parameter, such as "blocks.0.attention.weight"; "layer" for names without their
+                last part, "blocks.0.attention"; "block" for names up to their first number, "blocks.0", or their first
+                part.
 
         Raises: TypeError, ValueError, MemoryError: as `gram`; a kernel of second moments; all kernels do not fit.
         """
         validation.choice("by", by, tuple(LABELS))
         if self.settings.kind == "nngp":
-            raise ValueError("second moments of outputs are no sum over layers: parts needs empirical_ntk.")
+            raise ValueError("an empirical NNGP kernel is no sum over layers: parts needs empirical_ntk.")
         return self._parts(X, X if Y is None else Y, LABELS[by])
 
     def _parts(self, X: Any, Y: Any, label: Callable[[str], str]) -> dict[str, np.ndarray]:
@@ -84,20 +90,20 @@ class EmpiricalParts(abc.ABC):
 
 
 class EmpiricalProducts(EmpiricalParts, abc.ABC):
-    """An empirical kernel multiplies without being formed."""
+    """An empirical kernel can be multiplied by a vector without its matrix."""
 
     def matvec(
         self, X: Float[Array, "n d"], v: Float[Array, "m *k"], Y: Float[Array, "m d"] | None = None
     ) -> Float[np.ndarray, "n *k"]:
-        """Compute K(X, Y) v without K: v^T df(Y)/dtheta, then the derivative of f(X) along it. Y is X unless given.
+        """Compute K(X, Y) v without K: v^T df(Y)/dtheta, then the derivative of f(X) in that direction.
 
         Args:
             X: (n, d) inputs.
-            v: (m, c) for output="full", sum_jb K(x_i, y_j)[a, b] v[j, b], and for "diagonal", sum_j K(x_i, y_j)[a, a]
-                v[j, a]; (m,) or (m, k) for "trace". The result has its form.
-            Y: (m, d) inputs.
+            v: (m, c) for output="full", which gives sum_jb K(x_i, y_j)[a, b] v[j, b], and for "diagonal", which gives
+                sum_j K(x_i, y_j)[a, a] v[j, a]; (m,) or (m, k) for "trace". The result has the form of v.
+            Y: (m, d) inputs; X unless given.
 
-        Raises: TypeError, ValueError, MemoryError: as `gram`; v has another shape.
+        Raises: TypeError, ValueError, MemoryError: as `gram`, and for v of another shape.
         """
         return matvec(self.model.at("X", X), self.settings, X, v, Y)
 
@@ -152,7 +158,7 @@ class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
     @property
     def outputs(self) -> int:
         if self.count == 0:
-            raise ValueError("how many outputs a function has is seen at inputs: take k.prepared(X).outputs.")
+            raise ValueError("the number of a function's outputs depends on its inputs: take k.prepared(X).outputs.")
         return self.count
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
@@ -179,7 +185,7 @@ class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
 @final
 @pytree
 class EmpiricalDiagonal(EmpiricalProducts):
-    """The kernels are K(x, x')[a, a], (n, m, c): one empirical kernel an output; made with output="diagonal"."""
+    """The kernels are K(x, x')[a, a], (n, m, c), one for each output; made with output="diagonal"."""
 
     model: Model
     settings: KernelSettings = field(metadata={"static": True})
@@ -200,10 +206,10 @@ class EmpiricalDiagonal(EmpiricalProducts):
 @final
 @pytree
 class EmpiricalAxes(EmpiricalParts):
-    """The kernels of outputs with several axes, some traced, some paired with themselves; made with trace_axes.
+    """The kernels of outputs with several axes trace some axes and pair some with themselves; made with trace_axes.
 
-    Results are trees like the outputs, with arrays (n, m, ...): then, in the order of the axes of that output, two axes
-    for each but those traced, and one for those of diagonal_axes.
+    Results are trees like the outputs, of arrays (n, m, ...). The axes after n and m follow those of the output: none
+    for an axis of trace_axes, one for an axis of diagonal_axes, and two for any other.
     """
 
     model: Model
@@ -212,7 +218,7 @@ class EmpiricalAxes(EmpiricalParts):
     paired: tuple[int, ...] = field(default=(), metadata={"static": True})
 
     def gram(self, X: Any) -> Any:
-        """Compute the kernels of all pairs of rows. Raises: as `Kernel.gram`; an axis that an output has not."""
+        """Compute the kernels of all pairs of rows. Raises: as `Kernel.gram`; ValueError: an output lacks an axis."""
         return self.cross(X, X)
 
     def cross(self, X: Any, Y: Any) -> Any:
@@ -220,11 +226,11 @@ class EmpiricalAxes(EmpiricalParts):
         return self._tree(X, lambda f, settings, axes: axes.zipped(matrix(f, settings, X, Y), 2))
 
     def diag(self, X: Any) -> Any:
-        """Compute the kernels of every row with itself, without the axis m. Raises: as `gram`."""
+        """Compute the kernels of every row with itself, (n, ...). Raises: as `gram`."""
         return self._tree(X, lambda f, settings, axes: axes.zipped(diagonal(f, settings, X), 1))
 
     def explain(self, X: Any, Y: Any = None) -> Any:
-        """Report as `EmpiricalKernel.explain`, one plan an output."""
+        """Report as `EmpiricalKernel.explain`, one plan for each output."""
         return self._tree(X, lambda f, settings, _: EmpiricalDiagonal(f, settings).explain(X, Y))
 
     def _parts(self, X: Any, Y: Any, label: Callable[[str], str]) -> dict[str, Any]:
@@ -240,6 +246,7 @@ class EmpiricalAxes(EmpiricalParts):
         return jax.tree.unflatten(structure, each)
 
     def _each(self, X: Any, compute: Callable[[Model, KernelSettings, Axes], Any]) -> tuple[list[Any], Any]:
+        """Return the results for all outputs, and the tree of which they are the leaves."""
         f = self.model.at("X", X)
         shapes, structure = f.output_shapes(f.points("X", X))
         found = []

@@ -1,4 +1,4 @@
-"""Matrices of an empirical kernel are computed block by block, for all parameters or some at a time."""
+"""Matrices of an empirical kernel are computed block by block, for all parameters together or by label."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,9 +30,9 @@ _diagonal = jax.jit(lambda pair, x: pair.diagonal(x))
 def plan_pairs(
     f: Model, settings: KernelSettings, inputs: Any, *, whole: bool = False, diagonal: bool = False
 ) -> tuple[Model, ContractionPlan]:
-    """Return the function in the dtype of the inputs, and the plan for all pairs of one or two arrays of them.
+    """Return the function in the dtype of the inputs, and the plan for all pairs of one or two arrays of rows.
 
-    Block by block unless `whole`; with `diagonal` only for K(x, x).
+    whole: plan one block of all pairs. diagonal: plan K(x, x) only.
     """
     dtype = np.result_type(*(X.dtype for X in inputs))
     f = f.of_dtype(dtype)
@@ -49,7 +49,7 @@ def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
 
 
 def matrix(f: Model, settings: KernelSettings, X: Any, Y: Any) -> np.ndarray:
-    """Compute K(X, Y) block by block; where Y is X one triangle and its mirror, symmetric to the bit."""
+    """Compute K(X, Y) block by block; if Y is X, one triangle is mirrored, so it is symmetric to the bit."""
     return next(iter(matrices(f, settings, X, Y).values()))
 
 
@@ -57,7 +57,7 @@ def matrix(f: Model, settings: KernelSettings, X: Any, Y: Any) -> np.ndarray:
 def matrices(
     f: Model, settings: KernelSettings, X: Any, Y: Any, label: Callable[[str], str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Compute `matrix` for the parameters of each label, which is made of their names; for all together without."""
+    """Compute `matrix` for the parameters of each label; label: a function of their names, without it all together."""
     f, same = f.at("X", X), Y is X
     X = f.points("X", X)
     X, Y = validation.two_blocks(X, X if same else f.points("Y", Y))
@@ -78,13 +78,13 @@ def matrices(
 
 
 def _groups(found: ContractionPlan, label: Callable[[str], str]) -> dict[str, list[int]]:
-    """Return the factors of each label. Raises: MemoryError: the factors of all rows, or all kernels, do not fit."""
+    """Return the numbers of the factors of each label. Raises: MemoryError: the factors or kernels do not fit."""
     names = [label(layer.name) for layer in found.layers if layer.way != "none"]
     groups = {name: [k for k, other in enumerate(names) if other == name] for name in names}
     need = found.chosen.work + found.blocks + found.result * len(groups)
     if not found.chosen.stored or need > found.budget:
         raise MemoryError(
-            f"{len(groups)} kernels, and the factors of all rows, take {memory.text(need)} and more; the budget is "
+            f"{len(groups)} kernels and the factors of all rows take at least {memory.text(need)}; the budget is "
             f"{memory.text(found.budget)}. Use fewer rows, by='block', or another memory=GiB."
         )
     return groups
@@ -136,6 +136,6 @@ def diagonal(f: Model, settings: KernelSettings, X: Any) -> np.ndarray:
 
 
 def _diagonal_block(pair: tiles.PairKernel, x: Any) -> np.ndarray:
-    """Compute K(x, x) of a block of rows, (n, ...); c x c matrices symmetric to the bit."""
+    """Compute K(x, x) of a block of rows, (n, ...); matrices of outputs are symmetric to the bit."""
     values = np.asarray(_diagonal(pair, x))
     return (values + np.swapaxes(values, 1, 2)) / 2 if values.ndim in (3, 4) else values

@@ -14,7 +14,7 @@ from widelimit.kernels.empirical.products import pull, push
 from widelimit.kernels.empirical.rows import check_rows, require_finite
 
 CHUNK = 256
-"""Rows at once at most; more do not run faster."""
+"""Rows at once, at most; more do not run faster."""
 
 _outputs = jax.jit(Model.__call__)
 
@@ -64,7 +64,7 @@ def _unstack(moved: np.ndarray, settings: KernelSettings) -> np.ndarray:
 
 
 def _chunks(X: np.ndarray, rows: int) -> np.ndarray:
-    """Reshape (n, d) to (k, rows, d), filled up with leading rows: the function need not be defined at 0."""
+    """Reshape (n, d) to (k, rows, d), padded with leading rows, as the function need not be defined at 0."""
     count = -(-len(X) // rows)
     return np.resize(X, (count * rows, X.shape[1])).reshape(count, rows, X.shape[1])
 
@@ -72,9 +72,9 @@ def _chunks(X: np.ndarray, rows: int) -> np.ndarray:
 def _tangents(
     f: Model, settings: KernelSettings, cost: Cost, x: np.ndarray, y: np.ndarray, stack: np.ndarray
 ) -> np.ndarray:
-    """Compute the product in groups: as many vectors, then as many rows at once as the budget holds.
+    """Compute the product for as many vectors, then as many rows at once, as the budget allows.
 
-    A direction is held three times.
+    A direction of the parameters is in memory three times.
     """
     budget = memory.budget(settings.memory)
     direction, row = 3.0 * cost.parameters * cost.itemsize, 4.0 * cost.signals * cost.itemsize

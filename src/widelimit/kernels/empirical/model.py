@@ -48,7 +48,7 @@ class Model:
     """The model is f(params, X) -> (n, c) with its parameters; made by `model`.
 
     A tree of parameters is split: the arrays to differentiate are `params`, other arrays `fixed`, all else `structure`.
-    Inputs are rows, which `signature` unpacks; outputs, of any form, are those of `select` side by side.
+    Inputs are rows, which `signature` unpacks. Outputs of any form, after `select`, are joined to c numbers for a row.
     """
 
     params: Any
@@ -73,20 +73,20 @@ class Model:
         return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=1)
 
     def at(self, name: str, X: Any) -> Self:
-        """Return the function of rows that hold inputs of the form of X, if it has no form yet."""
+        """Return the model for rows in which inputs of the form of X are packed, if it has no form yet."""
         if self.signature is not None or isinstance(getattr(self.apply, "__self__", None), Network):
             return self
         return replace(self, signature=Signature.of(name, X))
 
     def points(self, name: str, X: Any) -> validation.Array:
-        """Return inputs as rows (n, d); images too, where the function is `apply` of a network of images."""
+        """Return inputs as rows (n, d), including images if the function is `apply` of a network of images."""
         net = getattr(self.apply, "__self__", None)
         if isinstance(net, Network):
             return net.rows(name, X)
         if self.signature is not None:
             return self.signature.rows(name, X, np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(self.params))))
         if (form := Signature.of(name, X)) is not None:
-            raise ValueError(f"{name} has the form {form}, and rows (n, d) are needed here: pass k.at({name}) for k.")
+            raise ValueError(f"{name} has the form {form}, but rows (n, d) are needed here: pass k.at({name}) for k.")
         return validation.points(name, X)
 
     def row(self, params: Any, x: Float[jax.Array, " d"]) -> Float[jax.Array, " c"]:
@@ -94,7 +94,7 @@ class Model:
         return self(params, x[None])[0]
 
     def of_dtype(self, dtype: Any) -> Self:
-        """Return the same function with its parameters in the dtype of the inputs, if that keeps every digit.
+        """Return the model with its parameters in the dtype of the inputs, which must keep every digit.
 
         Raises: TypeError: float64 parameters and float32 inputs.
         """
@@ -114,7 +114,7 @@ class Model:
         return [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(self.params)]
 
     def cost(self, features: int, dtype: Any) -> Cost:
-        """Find the cost of rows with this many features, by tracing the function, which runs nothing.
+        """Find the cost of rows with this many features by tracing the function, without running it.
 
         Raises: TypeError, ValueError: the function fails on such rows, or returns another shape or dtype.
         """
@@ -222,7 +222,7 @@ def _cost(leaves: tuple[Any, ...], structure: Any, features: int, dtype: np.dtyp
     outputs = one.out_avals[0].shape[1]
     (flops, signals), (flops2, signals2) = _work(one.jaxpr), _work(two.jaxpr)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(f.params))
-    # What does not grow with the rows (a transposed weight) is not the cost of a row.
+    # Work that does not grow with the rows (a transposed weight) is not part of the cost of a row.
     largest = max((b - a for a, b in zip(_sizes(one.jaxpr), _sizes(two.jaxpr), strict=False)), default=0)
     made = max(signals2 - signals, outputs)
     return Cost(outputs, parameters, max(flops2 - flops, 1.0), made, max(largest, outputs), dtype.itemsize)
@@ -252,7 +252,7 @@ def _trace(f: Model, rows: int, features: int, dtype: np.dtype[Any]) -> ClosedJa
 
 
 def _work(program: Jaxpr) -> tuple[float, float]:
-    """Count flops of a program and the numbers that its steps write; the body of a scan counts once a turn."""
+    """Count flops of a program and the numbers that its steps write; the body of a scan counts once per iteration."""
     flops = signals = 0.0
     steps: Any = program.eqns
     for step in steps:
@@ -268,7 +268,7 @@ def _work(program: Jaxpr) -> tuple[float, float]:
 
 
 def _sizes(program: Jaxpr) -> Iterator[int]:
-    """Yield the numbers that every step of a program writes, those of inner programs in place of a step with any."""
+    """Yield how many numbers each step of a program writes; a step with inner programs is replaced by their steps."""
     steps: Any = program.eqns
     for step in steps:
         inner = list(inner_programs(step.params.values()))
@@ -290,7 +290,7 @@ def inner_programs(values: Any) -> Iterator[Jaxpr]:
 
 
 def _per_number(step: Any) -> float:
-    """Return flops a written number of one step: the length of its sum for products, else 1."""
+    """Return the flops per written number of a step: twice the length of the sum for products, else 1."""
     if step.primitive.name == "dot_general":
         (contracted, _), _ = step.params["dimension_numbers"]
         return float(2 * math.prod(step.invars[0].aval.shape[i] for i in contracted))

@@ -1,4 +1,4 @@
-"""Outputs are kept separate, traced or paired with themselves only: the forms of an empirical kernel."""
+"""The axes of outputs are kept in full, traced, or paired with themselves: the forms of an empirical kernel."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,12 +25,12 @@ class Split(NamedTuple):
     trace: int
 
     def numbers(self) -> int:
-        """Return the numbers of the kernel for one pair."""
+        """Return how many numbers the kernel has for one pair of rows."""
         return self.full**2 * self.diagonal
 
     @property
     def contraction(self) -> tuple[Output, int, int]:
-        """Return the form in which some outputs are contracted, their number, and how often that is done."""
+        """Return the form in which outputs are contracted, how many at once, and how many times."""
         return (
             ("trace", self.trace, self.diagonal) if self.full == 1 else ("full", self.full, self.diagonal * self.trace)
         )
@@ -53,7 +53,7 @@ class Arranged:
 @final
 @dataclass(frozen=True)
 class Axes:
-    """The axes of one output after that of the rows: kept with all pairs, paired with themselves, and traced."""
+    """The axes of one output, without that of the rows, are kept in full, paired with themselves, or traced."""
 
     shape: tuple[int, ...]
     full: tuple[int, ...]
@@ -62,13 +62,13 @@ class Axes:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], trace: tuple[int, ...], diagonal: tuple[int, ...]) -> Self:
-        """Sort the axes of an output of this shape. Raises: ValueError: an axis that is not there, or twice."""
+        """Sort the axes of an output of this shape. Raises: ValueError: an axis that it lacks, or named twice."""
         count, found = len(shape), []
         for name, axes in (("trace_axes", trace), ("diagonal_axes", diagonal)):
             wrong = [k for k in axes if not -count <= k < count]
             if wrong:
                 raise ValueError(
-                    f"{name} has {wrong[0]}, and an output has the shape {shape} after the axis of the rows, which is "
+                    f"{name} has {wrong[0]}, but an output has the shape {shape} after the axis of the rows, which is "
                     f"not counted."
                 )
             found.append(tuple(sorted(k % count for k in axes)))
@@ -78,7 +78,7 @@ class Axes:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Return the axes, those of each kind together."""
+        """Return the axes in the order full, diagonal, trace."""
         return *self.full, *self.diagonal, *self.trace
 
     @property
@@ -87,7 +87,7 @@ class Axes:
         return Split(*(math.prod(self.shape[k] for k in axes) for axes in (self.full, self.diagonal, self.trace)))
 
     def zipped(self, values: np.ndarray, rows: int) -> np.ndarray:
-        """Bring (n, m, full, full, diagonal) to the order of the output's axes, two for each full one; n, m: `rows`."""
+        """Reorder (n, m, full, full, diagonal) like the output's axes, two for each full one; rows: 1 without m."""
         full, paired = ([self.shape[k] for k in axes] for axes in (self.full, self.diagonal))
         values = values.reshape(*values.shape[:rows], *full, *full, *paired)
         places: dict[int, tuple[int, ...]] = {k: (i, len(full) + i) for i, k in enumerate(self.full)}

@@ -1,4 +1,4 @@
-"""This module chooses the algorithm of an empirical kernel: flops and memory of each, within a budget."""
+"""`plan` chooses the method of an empirical kernel: that of fewest flops within a budget of memory."""
 
 import functools
 import math
@@ -27,21 +27,21 @@ Method = Literal["auto", "jacobian", "vector_products", "layerwise"]
 METHODS: tuple[Method, ...] = ("auto", "jacobian", "vector_products", "layerwise")
 
 COPIES = 3
-"""Factors of one block are held this many times at once while they are made: values, their transpose, the result."""
+"""Copies of a block's factors in memory while they are made: values, their transpose, the result."""
 CALIBRATED = 512
-"""Rows of the matrices that show the machine's speed."""
+"""Rows of the matrices by whose product the machine's speed is measured."""
 SHOWN = 40
-"""Layers in the text of a plan."""
+"""Layers in the text of a plan, at most."""
 FLOPS_A_NUMBER = 100
-"""Flops that take as long as a number's way to memory, about."""
+"""Flops that take as long as moving a number to memory, about."""
 UNFOLDED = 1024
 """Rows of the unfolded matrix (rows times outputs) of a block, about: its products run at full speed."""
 COLUMNS = 16
-"""Columns at once by vector products; more do not run faster."""
+"""Columns that vector products compute at once, at most; more do not run faster."""
 
 
 class KernelSettings(NamedTuple):
-    """The settings say which kernel the caller asked for, by which method, in how much memory."""
+    """The settings are what the caller asked for: the kernel, the method, the memory."""
 
     kind: Literal["ntk", "nngp"]
     output: Output | Split
@@ -73,34 +73,36 @@ class PairSizes(NamedTuple):
 
 
 class MethodEstimate(NamedTuple):
-    """An estimate of one method has its flops, bytes of working memory beside the result, and the way it would run."""
+    """An estimate of one method says what it would cost, and in which pieces it would run."""
 
     method: str
     flops: float
     work: float
+    """Bytes of working memory, without the result."""
     least: float
-    """Bytes below which it does not run."""
+    """Bytes of working memory that the method needs at least."""
     rows: int
-    """Rows (jacobian, layerwise) or columns (vector_products) at once; 0 where the budget is too small."""
+    """Rows (jacobian, layerwise) or columns (vector_products) at once; 0 if the budget is too small."""
     stored: bool
+    """True if the factors of all rows are kept."""
     moved: float = 0.0
-    """Numbers on their way to memory and back."""
+    """Numbers that are moved to memory and back."""
     seconds: float = 0.0
-    """At the speed of this machine, about; 0 if it was not measured."""
+    """Seconds at the measured speed of this machine, about; 0 if it was not measured."""
 
 
 class LayerEstimate(NamedTuple):
-    """An estimate of one parameter, computed layer by layer."""
+    """An estimate of one parameter says what its kernel costs by itself."""
 
     name: str
     way: Way
     sizes: str
     numbers: int
-    """Numbers kept of one row."""
+    """Numbers in the factor of one row."""
     once: float
-    """Flops a row."""
+    """Flops per row."""
     pairs: float
-    """Flops of all pairs."""
+    """Flops for all pairs."""
     scratch: float
     """Numbers that the contraction holds at once."""
 
@@ -115,8 +117,9 @@ class ContractionPlan:
     result: float
     """Bytes of the kernel itself."""
     blocks: float
-    """Bytes of the block at work, the same for every method."""
+    """Bytes of the block of the kernel being computed, the same for every method."""
     budget: float
+    """Bytes that the call may use."""
     sizes: PairSizes
     cost: Cost
     layers: tuple[LayerEstimate, ...]
@@ -129,7 +132,7 @@ class ContractionPlan:
         return next(e for e in self.estimates if e.method == self.method)
 
     def timed(self, rate: float) -> Self:
-        """Return the plan with seconds, for a number of flops a second."""
+        """Return the plan with seconds; rate: flops per second."""
         estimates = [e._replace(seconds=(e.flops + FLOPS_A_NUMBER * e.moved) / rate) for e in self.estimates]
         return replace(self, estimates=tuple(estimates))
 
@@ -164,7 +167,7 @@ def _how(e: MethodEstimate) -> str:
 
 
 def network_of(model: Model) -> Network | None:
-    """Return the network whose finite map `apply` is, if all its layers are simple ones, and one is trained."""
+    """Return the network if the model is its `apply`, all its layers are simple and one is trained; else None."""
     owner = getattr(model.apply, "__self__", None)
     if not isinstance(owner, Network) or model.apply != owner.apply:
         return None
@@ -186,8 +189,9 @@ def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budge
 def plan(
     model: Model, settings: KernelSettings, sizes: PairSizes, features: int, dtype: Any, *, layers: bool = True
 ) -> ContractionPlan:
-    """Choose the method of fewest flops among those within the budget, or the requested one; `layers`: by layers, too.
+    """Choose the requested method, or the one of fewest flops within the budget.
 
+    layers: "layerwise" is a choice; else "jacobian" takes its place.
     Raises: MemoryError: no method stays within the budget; the message has every estimate.
     """
     cost = model.cost(features, dtype)
@@ -197,7 +201,7 @@ def plan(
     blocks = COPIES * number * sizes.down * (1 if sizes.diagonal else sizes.across)
     each = _layers(parts_of(model, features, dtype), settings.output, sizes, cost)
     estimates = tuple(_estimates(settings, sizes, cost, each, budget - result - blocks))
-    # "jacobian" is "layerwise" with the worse choice for every layer.
+    # "jacobian" never takes fewer flops than "layerwise", which chooses the better way for each layer.
     usual = ["vector_products", "layerwise" if layers else "jacobian"]
     names = usual if settings.method == "auto" else [settings.method]
     if settings.kind == "nngp":
@@ -229,14 +233,14 @@ def rows_of_pair(output: Output | Split, c: int) -> int:
 
 
 def _numbers(output: Output | Split, c: int) -> tuple[int, int]:
-    """Return the numbers of a kernel for one pair, and the inner products of rows of the Jacobian behind them."""
+    """Return how many numbers a kernel has for one pair, and from how many inner products of Jacobian rows."""
     if isinstance(output, Split):
         return output.numbers(), output.numbers() * output.trace
     return {"full": (c * c, c * c), "trace": (1, c), "diagonal": (c, c)}[output]
 
 
 def _layers(parts: tuple[Part, ...], output: Output | Split, sizes: PairSizes, cost: Cost) -> tuple[LayerEstimate, ...]:
-    """Choose how every parameter is contracted: the way of fewest flops for all pairs, numbers moved included."""
+    """Choose how each parameter is contracted: the way of fewest flops for all pairs, moves of numbers included."""
     c, pairs = cost.outputs, float(sizes.n) * (1 if sizes.diagonal else sizes.m)
     products, found = 2.0 * pairs * _numbers(output, c)[1], []
     for part in parts:
@@ -349,7 +353,7 @@ def pairs_of(model: Model, settings: KernelSettings, found: ContractionPlan) -> 
 
 @functools.cache
 def rate(dtype: np.dtype[Any]) -> float:
-    """Measure flops a second of a product of matrices here, once a process: some hundredths of a second."""
+    """Measure the flops per second of a product of matrices, once per process, in a few hundredths of a second."""
     with arithmetic(dtype == np.float64):
         product, matrix, times = jax.jit(jnp.matmul), jnp.ones((CALIBRATED, CALIBRATED), dtype), []
         for _ in range(4):
@@ -360,9 +364,10 @@ def rate(dtype: np.dtype[Any]) -> float:
 
 
 def block_rows(n: int, outputs: int) -> int:
-    """Return the rows of a block: about `UNFOLDED` rows of the unfolded matrix, evenly cut.
+    """Return the rows of a block, so that n rows are cut evenly in blocks of about `UNFOLDED` unfolded rows.
 
-    Rounded up to one of eight sizes an octave: few shapes are compiled, and at most one row in eight is filled up.
+    The number is rounded up to one of eight sizes between powers of 2, so that few shapes are compiled and at most one
+    row in eight is padding.
     """
     count = math.ceil(n / max(1, UNFOLDED // outputs))
     rows = math.ceil(n / count)

@@ -1,4 +1,4 @@
-"""The Jacobian is multiplied with vectors: the NTK without a Jacobian, and the NTK times a vector."""
+"""Products of the Jacobian with vectors give the NTK without the Jacobian, and the NTK times a vector."""
 
 from dataclasses import field
 from typing import Any, final
@@ -17,7 +17,7 @@ from widelimit.shapes import Float
 @final
 @pytree
 class VectorProducts(PairKernel):
-    """Column (y, b) of the kernel is the derivative of f(X) along df_b(y)/dtheta; `columns` of them at once."""
+    """Column (y, b) of the kernel is the derivative of f(X) in the direction df_b(y)/dtheta; `columns` at once."""
 
     model: Model
     output: Output = field(metadata={"static": True})

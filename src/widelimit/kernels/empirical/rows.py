@@ -1,8 +1,8 @@
 """An empirical kernel assumes that a function's output for a row depends on that row alone; this is checked here.
 
-A kernel entry is made of df(x)/dtheta of single rows. A few rows are computed alone and together, with their derivative
-along one direction of the parameters (a gate at 0 hides what it gates from the outputs, not from that): they agree to
-rounding, or the function is refused.
+A kernel entry is an inner product of df(x)/dtheta of single rows. So outputs at a few rows, and their derivatives in
+one direction of the parameters, are computed for each row alone and for all together: if they differ by more than
+rounding, the function is refused. (If a gate is 0, the derivatives still show what it hides from the outputs.)
 """
 
 from typing import Any, NamedTuple
@@ -19,21 +19,21 @@ from widelimit.kernels.empirical.plan import network_of
 from widelimit.messages import first_line
 
 ROWS = 3
-"""Rows compared: two may be all that a function does not mix, such as a value with the largest of the batch."""
+"""Rows that are compared: of two, one could be the largest of the batch and the other equal to it after all."""
 ROUNDING = 256
-"""eps of the largest output: sums of up to some 10^4 terms in another order, in each of some ten layers."""
+"""Bound in eps of the largest output: sums of about 10^4 terms in another order, in about ten layers."""
 NUDGE = 16
-"""eps by which an input is moved to see how far the function itself spreads rounding errors."""
+"""eps by which inputs are moved, to see how much the function itself amplifies rounding errors."""
 SEARCHED = 1024
-"""Rows looked through for different ones."""
+"""Rows that are searched for different ones, at most."""
 REMEMBERED = 256
-"""Functions that are not tried again."""
+"""Functions that are remembered as checked, at most."""
 CHUNK = 256
 """Rows searched at once for one that is not finite."""
 
 
 class Probe(NamedTuple):
-    """The probe holds values at a few rows, (r, k): all rows together, each alone, and each alone, inputs nudged."""
+    """A probe has values at a few rows, (r, k): all rows together, each alone, and each alone with nudged inputs."""
 
     together: np.ndarray
     alone: np.ndarray
@@ -43,8 +43,8 @@ class Probe(NamedTuple):
 def choose_rows(*inputs: Any, integers: np.ndarray | None = None) -> np.ndarray:
     """Choose up to `ROWS` different rows: the first, the furthest from it, the first that is neither.
 
-    Where all rows are equal, others are made of them, of the same size; where they are traced, normal ones. Columns of
-    integers, (d,) booleans, then hold those of the row in another order, or 0 and 1, which are values of most of them.
+    If all rows are equal, others of the same size are made of the first; for traced inputs rows are drawn from N(0, 1).
+    integers: (d,), True for columns of integers, which then hold those of the row in another order, or 0 and 1.
     """
     if validation.traced(*inputs):
         shape, dtype = inputs[0].shape, np.dtype(inputs[0].dtype)
@@ -67,7 +67,7 @@ def choose_rows(*inputs: Any, integers: np.ndarray | None = None) -> np.ndarray:
 
 
 def nudge(rows: np.ndarray, integers: np.ndarray | None = None) -> np.ndarray:
-    """Move the rows by `NUDGE` eps, up and down in turn, but for their columns of integers."""
+    """Move the entries of rows by `NUDGE` eps, up and down in turn, except in columns of integers."""
     signs = np.resize([1, -1], rows.shape)
     if integers is not None:
         signs[:, integers] = 0
@@ -77,10 +77,10 @@ def nudge(rows: np.ndarray, integers: np.ndarray | None = None) -> np.ndarray:
 def require_rowwise(name: str, probe: Probe, dtype: Any) -> None:
     """Refuse a function whose values alone and together differ by more than rounding.
 
-    The bound is 256 eps of the largest value, and 16 times what a nudge of the inputs by 16 eps does: a function that
-    spreads rounding errors, as deep networks do, is not one that mixes rows.
+    The bound is 256 eps of the largest value plus 16 times the change by a nudge of the inputs by 16 eps, as deep
+    networks amplify rounding errors without mixing rows.
 
-    Raises: ValueError: it mixes rows, or gives a finite output for several rows and none for one.
+    Raises: ValueError: it mixes rows, or gives a finite output for several rows together and not for one alone.
     """
     finite = [np.isfinite(part) for part in probe]
     broken = finite[0] & ~finite[1]
@@ -94,8 +94,8 @@ def require_rowwise(name: str, probe: Probe, dtype: Any) -> None:
     i, k = np.unravel_index(np.argmax(np.where(broken, np.inf, gap)), gap.shape)
     raise ValueError(
         f"{name} mixes rows: a row gives {probe.alone[i, k]:.3g} alone and {probe.together[i, k]:.3g} beside others. "
-        f"A tangent kernel needs outputs that depend on one row only: no means, batch normalisation in training mode, "
-        f"dropout or attention over the rows; use stored statistics, the evaluation mode."
+        f"A tangent kernel needs outputs that depend on one row only, without means, batch normalisation in training "
+        f"mode, dropout or attention over the rows: use evaluation mode with stored statistics."
     )
 
 
@@ -119,11 +119,11 @@ def _probe(f: Model, direction: Any, rows: jax.Array, moved: jax.Array) -> tuple
 
 
 _passed: dict[Any, None] = {}
-"""Functions, with the shapes of their arguments, that were found not to mix rows: as `jax.jit` remembers programs."""
+"""Functions, with the shapes of their arguments, that were found not to mix rows."""
 
 
 def check_rows(f: Model, *inputs: Any) -> None:
-    """Refuse a function that mixes rows; networks of this library do not. Raises: ValueError."""
+    """Refuse a function that mixes rows; networks of this library are not checked. Raises: ValueError."""
     if network_of(f) is not None or validation.traced(*jax.tree.leaves((f.params, f.fixed))):
         return
     shown = form_of(f, inputs[0])
@@ -136,23 +136,23 @@ def check_rows(f: Model, *inputs: Any) -> None:
 
 
 def form_of(f: Model, X: Any) -> tuple[Any, ...]:
-    """Return what a function is remembered by: the function, and shapes and dtypes of its arguments."""
+    """Return the key under which a function is remembered: itself, and the shapes and dtypes of its arguments."""
     leaves, structure = jax.tree.flatten(f)
     return structure, tuple((np.shape(leaf), np.dtype(leaf.dtype).name) for leaf in (*leaves, X[:1]))
 
 
 def integer_columns(f: Model) -> np.ndarray | None:
-    """Return True for the columns of rows that hold integers, if any may."""
+    """Return (d,), True for the columns of rows that hold integers; None if there are none."""
     return None if f.signature is None else f.signature.columns()
 
 
 def _compare(f: Model, rows: np.ndarray) -> None:
     wide, exact = arithmetic(_wide(f, rows)), jax.default_matmul_precision("highest")
-    with wide, exact, jax.ensure_compile_time_eval():  # inside of a trace, too
+    with wide, exact, jax.ensure_compile_time_eval():  # also inside a trace
         shapes = _shapes(f, rows)
         found = _probe(f, _direction(f), jnp.asarray(rows), jnp.asarray(nudge(rows, integer_columns(f))))
         made = float_sizes(jax.make_jaxpr(lambda X: f.outputs(f.params, X))(jnp.asarray(rows)).jaxpr)
-        short = min(made, default=8) == 4  # a float64 function that computes in float32 inside rounds as that
+        short = min(made, default=8) == 4  # a float64 function that computes in float32 inside rounds like float32
         dtype = jnp.float32 if short else jnp.result_type(*jax.tree.leaves(shapes))
     value, slope = zip(*(np.split(np.asarray(part), 2, axis=1) for part in found), strict=True)
     for kind in (value, slope):  # each by its own size
@@ -196,7 +196,7 @@ def _finite(f: Model, direction: Any, X: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def _parameters(f: Model, x: jax.Array) -> str:
-    """Name the parameters by which the derivative of the sum of the outputs is not finite."""
+    """Return the names of parameters by which the derivative of the sum of outputs is not finite, as text."""
     found = jax.tree.leaves(jax.jit(jax.grad(lambda params: jnp.sum(f.row(params, x))))(f.params))
     names = [name for name, leaf in zip(f.names(), found, strict=True) if not np.isfinite(np.asarray(leaf)).all()]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

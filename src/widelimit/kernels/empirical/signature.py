@@ -1,4 +1,4 @@
-"""Inputs of any form are packed in rows of numbers at the door, and unpacked for the user's function."""
+"""Inputs of any form are packed in rows of numbers, which kernels take, and unpacked for the user's function."""
 
 import math
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ FLOAT = "float"
 @final
 @dataclass(frozen=True)
 class Signature:
-    """The form of one input: the tree, and of every array in it the shape without the axis of the rows, and the type.
+    """The form of an input is its tree, and for every array in it the shape (without the axis of rows) and dtype.
 
-    Floats take the type of the rows; integers and booleans keep theirs.
+    Floats take the dtype of the rows; integers and booleans keep theirs.
     """
 
     structure: Any
@@ -29,7 +29,7 @@ class Signature:
 
     @classmethod
     def of(cls, name: str, X: Any) -> Self | None:
-        """Return the form of inputs; None for rows (n, d) of floats, and what `validation.points` explains.
+        """Return the form of inputs; None for rows (n, d) of floats, and for inputs that `validation.points` refuses.
 
         Raises: TypeError, ValueError: arrays without the same first axis.
         """
@@ -44,7 +44,7 @@ class Signature:
 
     @property
     def width(self) -> int:
-        """Return the numbers of one input."""
+        """Return how many numbers one input has."""
         return sum(math.prod(shape) for shape, _ in self.leaves)
 
     def columns(self) -> np.ndarray:
@@ -52,7 +52,7 @@ class Signature:
         return np.concatenate([np.full(math.prod(shape), kind != FLOAT) for shape, kind in self.leaves])
 
     def rows(self, name: str, X: Any, dtype: Any) -> Array:
-        """Pack inputs of this form in rows (n, width), or return such rows; `dtype` where no array holds floats.
+        """Pack inputs of this form in rows (n, width), or return such rows; they have `dtype` if no array has floats.
 
         Raises: TypeError, ValueError: another form, numbers that are not finite, integers that the rows would round.
         """
@@ -61,7 +61,7 @@ class Signature:
         if found != (self.structure, tuple(shape for shape, _ in self.leaves)):
             if isinstance(_tree(X), (np.ndarray, jax.Array)) and found[1] == ((self.width,),):
                 return self._packed(name, arrays[0])
-            raise ValueError(f"{name} has another form than the first inputs: {_shown(*found)}, not {self}.")
+            raise ValueError(f"{name} must have the form of the first inputs, {self}, got {_shown(*found)}.")
         _require_rows(name, arrays)
         pairs = list(zip(self._names(name), arrays, self.leaves, strict=True))
         floats = [validation.as_finite_floats(label, a) for label, a, (_, kind) in pairs if kind == FLOAT]
@@ -79,7 +79,7 @@ class Signature:
         if integers.any() and not validation.traced(points):
             part = np.asarray(points)[:, integers]
             if (part != np.round(part)).any():
-                raise ValueError(f"{name} are rows of {self}, and hold fractions where that has integers.")
+                raise ValueError(f"{name} must have integers where its form {self} has them, got fractions.")
         return points
 
     def _names(self, name: str) -> Iterator[str]:
@@ -105,7 +105,7 @@ class Signature:
 def _require_rows(name: str, arrays: list[Any]) -> None:
     if len({array.shape[:1] for array in arrays} | {()}) != 2:
         shapes = ", ".join(str(array.shape) for array in arrays)
-        raise ValueError(f"{name} must hold arrays of one first axis, the rows; their shapes are {shapes or 'none'}.")
+        raise ValueError(f"{name} must hold arrays of the same number of rows; their shapes are {shapes or 'none'}.")
 
 
 def _leaf(value: Any) -> bool:
@@ -127,7 +127,7 @@ def _tree(X: Any) -> Any:
 def _exact(name: str, array: Any, kind: str, dtype: np.dtype) -> Any:
     """Return integers that the dtype of the rows represents. Raises: TypeError, ValueError."""
     if array.dtype.kind not in "iub":
-        raise TypeError(f"{name} is {array.dtype}, and the first inputs were {kind} there.")
+        raise TypeError(f"{name} must be {kind}, as in the first inputs, got {array.dtype}.")
     if validation.traced(array) or array.size == 0:
         return array
     largest = max(abs(int(array.min())), abs(int(array.max())))

@@ -1,7 +1,7 @@
-"""A function is read step by step: where a parameter enters a product, a convolution or a look-up in a table.
+"""A traced function is read step by step, to find where a parameter enters a product, convolution or table look-up.
 
-The result of such a step gets an input of zeros added, whose derivative is the backward signal; what multiplies the
-parameter are the signals. Steps are those of one row; rows are a vmap of them.
+At such a step (a site) the array that multiplies the parameter is the signal. Zeros (a tap) are added to the result of
+the step: the derivative by these is the backward signal. The program is that of one row; more rows are a vmap of it.
 """
 
 import functools
@@ -24,35 +24,37 @@ RESHAPED = ("reshape", "transpose", "squeeze", "expand_dims", "convert_element_t
 
 
 class View(NamedTuple):
-    """A value is a parameter, its entries in another order and times one number."""
+    """A view is a value with the entries of a parameter, reordered and times one number."""
 
     leaf: int
+    """The number of the parameter among all leaves."""
     form: tuple[Hashable, ...]
-    """The steps that made it: two views of equal forms have their entries in one order."""
+    """The steps that made the view: two views of equal forms have their entries in the same order."""
     scale: Any
 
 
 class Site(NamedTuple):
-    """A parameter is used once, in one step."""
+    """A site is one use of a parameter, in one step of the program."""
 
     leaf: int
     form: tuple[Hashable, ...]
     """Two sites of equal forms are one site with more positions."""
     use: Use
     groups: int
-    """Independent products side by side, as in grouped convolutions; (groups, S, I) signals."""
+    """Number of independent products, as in grouped convolutions; signals are (groups, S, I)."""
     table: bool
+    """True for a look-up in a table."""
     signals: Callable[[], tuple[Any, Any]]
-    """Compute the signals, or tokens (1, S), and what the backward signals are multiplied with."""
+    """Computes the signals, or tokens (1, S), and the factor of the backward signals."""
     arrange: Callable[[Any], Any]
-    """Bring a derivative by the step's result to (groups, S, O)."""
+    """Brings a derivative by the step's result to (groups, S, O)."""
 
 
 @final
 class Reader:
-    """A reader evaluates a program, and collects the sites of its parameters.
+    """A reader evaluates a program and collects the sites of its parameters.
 
-    `taps` has what is added to the result of each site, by its number; without, sites are only counted.
+    taps: the array that is added to the result of each site, by the site's number; without taps nothing is added.
     """
 
     def __init__(self, taps: dict[int, Any] | None = None) -> None:
@@ -62,7 +64,7 @@ class Reader:
         self.unknown: set[int] = set()
 
     def run(self, program: Jaxpr, constants: Any, values: Any, views: list[View | None]) -> tuple[Any, Any]:
-        """Evaluate; returns the results, and their views."""
+        """Evaluate a program; return its results, and the view that each is, or None."""
         known: dict[Any, tuple[Any, View | None]] = {
             v: (c, None) for v, c in zip(program.constvars, constants, strict=True)
         }
@@ -79,6 +81,7 @@ class Reader:
         return [value for value, _ in results], [view for _, view in results]
 
     def _step(self, step: Any, values: list[Any], views: list[View | None]) -> tuple[Any, Any]:
+        """Evaluate one step: a parameter in it gives a view or a site, or is used in an unknown way."""
         name, found = step.primitive.name, [i for i, view in enumerate(views) if view is not None]
         nothing = [None] * len(step.outvars)
         if not found or name == "stop_gradient":
@@ -99,7 +102,7 @@ class Reader:
         return _evaluate(step, values), nothing
 
     def _viewed(self, step: Any, values: list[Any], views: list[View | None]) -> View | None:
-        """Return the view that the result is, if it has the entries of a parameter times one number."""
+        """Return the result as a view if it has the entries of a parameter times one number, else None."""
         name, size = step.primitive.name, math.prod(step.outvars[0].aval.shape)
         same = [v for v in views if v is not None and math.prod(step.invars[views.index(v)].aval.shape) == size]
         key = (
@@ -133,7 +136,7 @@ class Reader:
 
 
 def _real(step: Any) -> bool:
-    """Return True for a step of real numbers: one of integers has no derivative, one of complex ones another."""
+    """Return True for a step of real numbers: integers have no derivative, complex numbers one of another kind."""
     dtypes: list[Any] = [getattr(v.aval, "dtype", None) for v in (*step.invars, *step.outvars)]
     complex_ = any(dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
     return not complex_ and all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes[len(step.invars) :])
@@ -238,12 +241,12 @@ def _lookup(step: Any, tokens: Any, view: View) -> Site | None:
 
 
 class Part(NamedTuple):
-    """A parameter as the program of one row uses it."""
+    """A part says how the program of one row uses one parameter."""
 
     name: str
     size: int
     use: Use | None
-    """The sizes of all its sites together; None where a step that is not known uses it."""
+    """The sizes of all its sites together; None if a step that is not known uses it."""
     groups: int
     table: bool
     used: bool
@@ -261,7 +264,7 @@ def row_program(f: Model, leaves: list[Any], fixed: list[Any], x: Any) -> Closed
 
 
 def parts_of(f: Model, features: int, dtype: Any) -> tuple[Part, ...]:
-    """Return every parameter of a function of rows with this many features; runs nothing."""
+    """Return how a function of rows with this many features uses each parameter, without running it."""
     leaves, structure = f.structs()
     with arithmetic(dtype == np.float64):
         return _parts(leaves, structure, features, np.dtype(dtype))
