@@ -1,6 +1,5 @@
 """The examples of docs/cluster.md run: programs on a cluster here, the script and the manifest by their commands."""
 
-
 import os
 import re
 import shutil
