@@ -149,7 +149,7 @@ endef
 # moto serves S3; its extra "server" would install the servers of all other services.
 .venv-cluster/.ready: .venv/.ready-dev
 	$(environment_above)
-	$(PIP_INSTALL) distributed==2026.8.0 obstore==0.12.1 'moto[s3]==5.2.5' flask flask-cors
+	$(PIP_INSTALL) distributed==2026.8.0 dask-jobqueue==0.9.0 obstore==0.12.1 'moto[s3]==5.2.5' flask flask-cors
 	@touch $@
 
 # make bench-gpu CUDA=cuda13 GPU_EXTRA="torch gpytorch"
