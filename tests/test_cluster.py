@@ -414,7 +414,9 @@ def bucket():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
-        urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", method="PUT")).close()
+        # moto keeps what a server of another module stored in this process.
+        for path, method in (("moto-api/reset", "POST"), ("bucket", "PUT")):
+            urllib.request.urlopen(urllib.request.Request(f"{url}/{path}", method=method)).close()
         yield "s3://bucket"
     server.stop()
 
