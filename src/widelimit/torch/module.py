@@ -182,8 +182,10 @@ class ModuleJacobian:
         remedy = "pass another memory=GiB, float32, parameters=[...] or of= for fewer outputs"
         memory.require(2 * kept + passing, "the Jacobian of one row, twice,", limit=budget, remedy=remedy)
         room = min(ROOM, budget / 4, n * WIDE * itemsize)
-        disk = n * kept + max(2 * room, min(n, FEW) * (passing + kept)) > budget
+        left = budget - n * kept  # beside the factors of all rows, where they are in memory
+        disk = left < max(2 * min(room, LEAST_ROOM), min(n, FEW) * (passing + kept))
         held = 0.0 if disk else n * kept
+        room = room if disk else min(room, left / 2)
         rows = int(max(1, min(n, BLOCK, (budget - held) // (passing + kept))))
         work = max(2 * room, rows * (passing + kept))
         return Sizes(rows, held + work, n * kept, disk, room, n, budget - work)
@@ -363,10 +365,10 @@ class ModuleJacobian:
         )  # fmt: skip
 
 
-BLOCK, FEW = 256, 8
+BLOCK, FEW = 256, 4
 """Rows differentiated at once, at most, and at least: where fewer fit in memory, the factors of all rows go to disk."""
-ROOM = 2**28
-"""Bytes of Jacobians of all rows that are contracted at once, at most."""
+ROOM, LEAST_ROOM = 2**28, 2**26
+"""Bytes of Jacobians of all rows that are contracted at once, at most; so many at least before factors go to disk."""
 
 
 def _like(jacobian: RowJacobian) -> torch.Tensor:
