@@ -7,6 +7,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 
 import widelimit as wl
@@ -45,14 +46,13 @@ REFUSED = {
     "masked lengths": (lambda: SEQUENCE.pack(SIGNALS, lengths=LENGTHS), "lengths is a masked array"),
     "masked mask": (lambda: SEQUENCE.pack(SIGNALS, mask=MASK), "mask is a masked array"),
     "sparse": (lambda: GRAPH.pack([(SIGNALS[0], Sparse())]), r"shape \(1000000, 1000000\)"),
-    "scalar v": (
-        lambda: EMPIRICAL.matvec(X, 1.0),
-        "v must",
-    ),
+    "ragged adjacency": (lambda: GRAPH.pack([(SIGNALS[0][:2], [[0, 1], [1]])]), r"X\[0\]: adjacency is not"),
+    "scalar v": (lambda: EMPIRICAL.matvec(X, 1.0), "v must"),
     "time": (lambda: wl.NTKRegressor(time=10**400).fit(X, Y), "time"),
     "count": (lambda: wl.GaussianProcess(wl.rbf()).sample(X, 10**400), "count"),
     "no file": (lambda: wl.posterior(wl.rbf(), X, Y, noise=1.0, solver="cg", checkpoint="a\0b"), "checkpoint"),
     "no text": (lambda: wl.stored_gram(wl.rbf(), X, "\ud800"), "path"),
+    "no text either": (lambda: wl.stored_gram(wl.rbf(), X, "\udd00"), "path"),
     "phase": (lambda: wl.phase("relu", weight_std=1e308), "weight_std"),
     "critical": (lambda: wl.critical("relu", q=1e308), "q"),
     "bytes": (lambda: wl.Polynomial(b"ab"), "coefficients"),
@@ -90,6 +90,12 @@ def test_the_farthest_row_is_named_whatever_a_row_is(rows):
     mixed = [*rows[:2], far[2], rows[3]]
     with pytest.raises(ValueError, match=r"row 2 of the new inputs, with an entry of size \d\.?\d*e\+"):
         check_finite(np.full(4, np.nan), np.array(mixed) if isinstance(rows, np.ndarray) else mixed)
+
+
+def test_the_farthest_row_of_a_frame_is_named():
+    post = wl.posterior(wl.nngp(wl.mlp(depth=2)), X, Y, noise=0.1)
+    with pytest.raises(ValueError, match=r"row 0 of the new inputs, with an entry of size 1e\+300"):
+        post.variance(pandas.DataFrame(np.full((2, X.shape[1]), 1e300), columns=[*"abc"][: X.shape[1]]))
 
 
 def test_variances_below_the_normal_range_are_rounding():

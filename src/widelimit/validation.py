@@ -279,10 +279,13 @@ def random_key(name: str, value: Any) -> None:
 
 
 def path(name: str, value: Any) -> Path:
-    """Return the path of a file or a folder. Raises: TypeError: none, or no file's."""
-    if not isinstance(value, (str, os.PathLike)) or any(c == "\0" or 0xD800 <= ord(c) < 0xDC80 for c in str(value)):
-        raise TypeError(f"{name} must be a path, text or a pathlib.Path; got {shown(value)}.")
-    return Path(value)
+    """Return the path of a file or a folder. Raises: TypeError: no path, or characters that no file name has."""
+    try:
+        if b"\0" not in os.fsencode(value) and not isinstance(value, bytes):
+            return Path(value)
+    except (TypeError, UnicodeEncodeError):
+        pass
+    raise TypeError(f"{name} must be a path, text or a pathlib.Path; got {shown(value)}.")
 
 
 def function(name: str, value: Any, what: str) -> Any:

@@ -284,11 +284,11 @@ class Graph(_Masked):
                 f"got {validation.shown(graph)}."
             )
         signals, given = self._signals_of(f"{place}: signals", graph[0]), graph[1]
-        shape = np.shape(given)
-        if type(given).__module__.startswith("scipy.sparse"):
-            shape = given.shape
-            given = given.toarray() if shape == (len(signals), len(signals)) else np.zeros(0)
-        adjacency = np.asarray(validation.as_finite_floats(f"{place}: adjacency", given))
+        sparse = type(given).__module__.startswith("scipy.sparse")
+        if sparse and given.shape == (len(signals), len(signals)):
+            given, sparse = given.toarray(), False
+        adjacency = np.zeros(0) if sparse else np.asarray(validation.as_finite_floats(f"{place}: adjacency", given))
+        shape = given.shape if sparse else adjacency.shape
         if shape != (len(signals), len(signals)):
             raise ValueError(
                 f"{place}: the adjacency has shape {shape}, and there are {len(signals)} nodes; it must be "

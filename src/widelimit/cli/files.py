@@ -29,8 +29,6 @@ def check_output(
             of the `inputs`, the files that the command reads.
     """
     folder = path.parent
-    if any(given is not None and path.exists() and Path(given).exists() and path.samefile(given) for given in inputs):
-        raise ValueError(f"{option} {path}: is a file that this command reads; choose another name.")
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{option} {path}: no such format {path.suffix!r}; end the name in {', '.join(suffixes)}.")
     if not folder.is_dir():
@@ -39,9 +37,19 @@ def check_output(
         )
     if path.exists() and not path.is_file():
         raise ValueError(f"{option} {path}: is not a regular file; choose the name of a file.")
+    if any(given is not None and _is_same_file(path, given) for given in inputs):
+        raise ValueError(f"{option} {path}: is a file that this command reads; choose another name.")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{option} {path}: the folder {folder} is not writable; choose another {option}.")
     interruption.clear_at_end(folder.resolve())
+
+
+def _is_same_file(path: Path, other: str | Path) -> bool:
+    """Return True for two names of one file; a name of none, or too long for one, is another."""
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def save_figure(figure: Figure, path: Path) -> None:

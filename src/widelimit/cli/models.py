@@ -190,7 +190,9 @@ def fit(
 def _require_inducing_points(made: Any, rows: int) -> None:
     """Refuse a number of inducing points where none are taken. Raises: ValueError."""
     if made.inducing != type(made)().inducing and settings.solver(made, rows) != "nystrom":
-        raise ValueError(f"--inducing does not apply to an exact fit to {rows} rows; say --solver nystrom too.")
+        raise ValueError(
+            f"--inducing {made.inducing} does not apply to an exact fit to {rows} rows; say --solver nystrom too."
+        )
 
 
 def fit_rows(

@@ -223,7 +223,7 @@ def standardise_robustly(
 def _median(values: np.ndarray, weights: np.ndarray) -> float:
     """Compute the median of weighted values, of two middle ones their mean: a weight of 2 is a value given twice."""
     low, high = (s * np.quantile(s * values, 0.5, weights=weights, method="inverted_cdf") for s in (1.0, -1.0))
-    return float(low + (high - low) / 2)
+    return float(low / 2 + high / 2)
 
 
 LONGEST = 380

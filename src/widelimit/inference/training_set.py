@@ -261,7 +261,7 @@ def check_finite(values: np.ndarray, Z: Any) -> np.ndarray:
     """
     if np.isfinite(values).all():
         return values
-    size = [_largest(row) for row in Z]
+    size = [_largest(row) for row in (Z if isinstance(Z, list | tuple) else np.asarray(Z))]
     row = int(np.argmax(size))
     raise ValueError(
         f"the prediction leaves the range of a float: row {row} of the new inputs, with an entry of size "
@@ -275,7 +275,9 @@ def _largest(row: Any) -> float:
         return _largest([value for _, value in row.nodes(data="features")])
     if isinstance(row, list | tuple):
         return max(map(_largest, row), default=0.0)
-    return float(np.max(np.abs(row), initial=0.0)) if not type(row).__module__.startswith("scipy.sparse") else 0.0
+    if row is None or type(row).__module__.startswith("scipy.sparse"):
+        return 0.0
+    return float(np.max(np.abs(np.asarray(row, np.float64)), initial=0.0))
 
 
 def scalar_kernel(kernel: Any) -> Kernel:
