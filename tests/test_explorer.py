@@ -422,7 +422,7 @@ def test_a_port_that_is_taken_is_one_line(port):
 )
 def test_bad_arguments_are_one_line(tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
-    code, _, err = invoke("explore", "--no-browser", *arguments)
+    code, _, err = invoke("explore", *arguments, *(() if "--export" in arguments else ("--no-browser",)))
     assert (code, err.count("\n")) == (2, 1)
     assert words in err
 

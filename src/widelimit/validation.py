@@ -1,5 +1,6 @@
 """Arguments are checked here: bad ones are refused. Nothing is cast unless the value survives exactly."""
 
+import contextlib
 import math
 import operator
 import os
@@ -252,10 +253,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def choice(name: str, value: Any, known: Sequence[Any]) -> Any:
-    """Return one of a few values, most of them names.
-
-    Raises: TypeError: neither text nor None; ValueError: another one.
-    """
+    """Return one of a few values, most of them names. Raises: TypeError: no text, not None; ValueError: another."""
     listed = ", ".join(v if isinstance(v, str) else repr(v) for v in known)
     if not (isinstance(value, str) or value is None):
         raise TypeError(f"{name} must be one of {listed}; got {shown(value)}.")
@@ -280,11 +278,9 @@ def random_key(name: str, value: Any) -> None:
 
 def path(name: str, value: Any) -> Path:
     """Return the path of a file or a folder. Raises: TypeError: no path, or characters that no file name has."""
-    try:
+    with contextlib.suppress(TypeError, UnicodeEncodeError):
         if b"\0" not in os.fsencode(value) and not isinstance(value, bytes):
             return Path(value)
-    except (TypeError, UnicodeEncodeError):
-        pass
     raise TypeError(f"{name} must be a path, text or a pathlib.Path; got {shown(value)}.")
 
 

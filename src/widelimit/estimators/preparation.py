@@ -318,7 +318,7 @@ def refuse_time(value: Any) -> None:
     """Refuse what is no training time. Raises: TypeError, ValueError."""
     if np.ndim(value) or not validation.is_real(value):
         raise TypeError(f"time must be one number in [0, inf], got {validation.shown(value)}.")
-    if not value >= 0 or validation.FLOAT_MAX < value < np.inf:
+    if not value >= 0 or (isinstance(value, int) and value > validation.FLOAT_MAX):
         raise ValueError(f"time: times must be in [0, inf], got {validation.shown(value)}.")
 
 
