@@ -518,7 +518,7 @@ def test_bad_modules_and_inputs_of_any_form():
         door(nn.Embedding(4, 2, max_norm=1.0))
     with pytest.raises(ValueError, match=r"one device.*meta"):
         door(chain(nn.Linear(4, 2), nn.Linear(2, 2, device="meta")))
-    with pytest.raises(ValueError, match=r"X is on meta \(32 bytes\) and the module on cpu"):
+    with pytest.raises(ValueError, match=r"X is on meta \(32 bytes\), and the module on cpu"):
         door(nn.Linear(4, 2)).gram(torch.ones(2, 4, device="meta"))
     with pytest.raises(TypeError, match="float16"):
         door(nn.Linear(4, 2)).gram(torch.ones(2, 4).half())

@@ -47,23 +47,24 @@ class KeptFactors:
     def begin(
         self, n: int, like: torch.Tensor, size: float, limit: float, *, disk: bool, needed: Collection[Hashable]
     ) -> Filled:
-        """Return an empty store for the factors of n rows, of `size` bytes, and drop the oldest others to make room.
+        """Return an empty store for the factors of n rows, of `size` bytes; on a disk, the oldest there make room.
 
-        Those whose keys are `needed` stay. In memory all that is kept takes `limit` bytes at most; on a disk, half of
-        what is free there. The folder of a store is removed with the last reference to it, as a call in progress may
-        still read it.
+        On a disk too where those kept in memory would take more than `limit` bytes; kept files take half of what is
+        free there at most, but for those whose keys are `needed`. The folder of a store is removed with the last
+        reference to it, as a call in progress may still read it.
 
         Raises: OSError: a full disk.
         """
-        held = sum(own for _, own in self._found.values())
-        free = shutil.disk_usage(tempfile.gettempdir()).free if disk else 0.0
-        limit = (free + held) / 2 if disk else limit
-        for key in [key for key in self._found if key not in needed]:
-            if held + size <= limit:
-                break
-            held -= self._found.pop(key)[1]
-        if not disk:
+        files = {key: own for key, (filled, own) in self._found.items() if filled.store.path}
+        held = sum(own for _, own in self._found.values()) - sum(files.values())
+        if not disk and held + size <= limit:
             return Filled(Store(n, None, like), {})
+        written = sum(files.values())
+        limit = (shutil.disk_usage(tempfile.gettempdir()).free + written) / 2
+        for key in [key for key in files if key not in needed]:
+            if written + size <= limit:
+                break
+            written -= self._found.pop(key)[1]
         require_disk(size)
         path = Path(tempfile.mkdtemp(prefix=PREFIX))
         found = Filled(Store(n, path, like), {})
