@@ -2,6 +2,7 @@
 
 import numpy as np
 
+import cases
 import widelimit as wl
 from widelimit.layers import Concatenate, Dense, Dropout, Frozen, LayerNorm, Repeat, Residual, Scale, Serial, Sum
 
@@ -11,13 +12,7 @@ ACTIVATIONS = {
     "abs": "abs",
     "erf": "erf",
     "gelu": "gelu",
-    "sin": wl.Sin(1.2, 0.4),
-    "cos": wl.Cos(0.8),
-    "snake": wl.Snake(0.7),
-    "rbf": wl.Rbf(0.6),
-    "exp": wl.Exp(0.5, 0.5),
-    "gaussian": wl.Gaussian(1.3, 0.5),
-    "polynomial": wl.Polynomial((0.3, -1.0, 0.2, 0.1)),
+    **{name: cases.ACTIVATIONS[name] for name in ("sin", "cos", "snake", "rbf", "exp", "gaussian", "polynomial")},
     "hermite 2": wl.Hermite(2),
     "erf, parameters": wl.Erf(-1.7, 0.4, 0.6),
 }

@@ -129,13 +129,18 @@ def test_both_kernels_to_64_eps(name, dtype):
     assert found <= 64 * np.finfo(dtype).eps < planted
 
 
-@pytest.mark.parametrize("name", TREES)
-def test_both_kernels_of_every_tree_without_compilation(name):
-    """The same operations, one by one in NumPy: those that the test above has compiled."""
-    layers, described = TREES[name]
+def built_and_right(layers, described):
+    """The network, whose kernels by NumPy are right to 64 eps, and a planted error larger."""
     net = wl.network(*layers)
     found, planted = worst(described, HARD, by_numpy.limits(net, HARD))
     assert found <= 64 * np.finfo(float).eps < planted
+    return net
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_both_kernels_of_every_tree_without_compilation(name):
+    """The same operations, one by one in NumPy: those that the test above has compiled."""
+    built_and_right(*TREES[name])
 
 
 def operations(program):
@@ -454,10 +459,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_repeated_blocks_that_read_rows(name):
-    layers, described = BLOCKS[name]
-    net = wl.network(*layers)
-    found, planted = worst(described, HARD, by_numpy.limits(net, HARD))
-    assert found <= 64 * np.finfo(float).eps < planted
+    net = built_and_right(*BLOCKS[name])
     params = net.init(0, input_dim=4, width=4, output_dim=2)
     assert jax.eval_shape(net.apply, params, BASE.astype(np.float32)).shape == (3, 2)
     assert wl.read_network(repr(net)) == net

@@ -21,6 +21,11 @@ def refuse_masked(name: str, value: Any) -> None:
         )
 
 
+def is_sparse(value: Any) -> bool:
+    """Return True for a matrix or an array of scipy.sparse, which need not be installed here."""
+    return type(value).__module__.startswith("scipy.sparse")
+
+
 def package_of(value: Any) -> str:
     """Return the name of the package that defines the value's class: "pandas", "polars", "numpy", ..."""
     return type(value).__module__.partition(".")[0]

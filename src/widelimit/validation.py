@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.lossless import REMEDIES, as_array, columns, large, refuse_inexact, refuse_inexact_lists, refuse_masked
+from widelimit import lossless
 from widelimit.messages import shown as shown
 from widelimit.processes import refuse_forked
 from widelimit.shapes import Float
@@ -32,25 +32,25 @@ FLOAT_MAX = int(np.finfo(np.float64).max)
 def as_float_array(name: str, value: Any) -> Array:
     """Return the value as float32 or float64 without loss. Raises: TypeError, ValueError: with what to pass."""
     refuse_forked()
-    refuse_masked(name, value)
-    if type(value).__module__.startswith("scipy.sparse"):
+    lossless.refuse_masked(name, value)
+    if lossless.is_sparse(value):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray().")
     given = value
     if not isinstance(value, jax.Array):
-        for column in columns(value):
-            refuse_inexact(name, np.asarray(column))
-        value = as_array(name, value)
-        if isinstance(given, (list, tuple)) and large(value):
-            refuse_inexact_lists(name, given)
+        for column in lossless.columns(value):
+            lossless.refuse_inexact(name, np.asarray(column))
+        value = lossless.as_array(name, value)
+        if isinstance(given, (list, tuple)) and lossless.large(value):
+            lossless.refuse_inexact_lists(name, given)
     dtype = np.dtype(value.dtype)
     if value.ndim == 0 and dtype.kind in "bcO":
         raise TypeError(f"{name} must be a real number or an array of them, got {shown(given)}.")
     if dtype in (np.float32, np.float64):
         return value  # type: ignore[no-any-return]
     if dtype.kind in "iub" and isinstance(value, np.ndarray):
-        refuse_inexact(name, value)
+        lossless.refuse_inexact(name, value)
         return value.astype(np.float64)
-    remedy = REMEDIES.get(dtype.kind, "convert it to float32 or float64 yourself")
+    remedy = lossless.REMEDIES.get(dtype.kind, "convert it to float32 or float64 yourself")
     held = f" ({shown(given)})" if value.ndim == 0 else ""
     raise TypeError(f"{name} has dtype {str(dtype)[:60]}{held}; float32 or float64 is needed: {remedy}.")
 

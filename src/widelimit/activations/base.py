@@ -55,6 +55,8 @@ class Activation(abc.ABC):
     """True if its `encode` is `light` (`PairKernel.light`)."""
     looped: ClassVar[bool] = False
     """True if pairs are computed in a loop over rows (`row_groups`): a loop over layers around it costs no time."""
+    centred: bool = False
+    """True of phi less its mean (`less_mean`), for the duals; calls and `mean` are those of phi."""
     kinks: tuple[float, ...] = ()
     """Places other than 0 where phi is not analytic, for functions whose duals are computed by quadrature."""
 

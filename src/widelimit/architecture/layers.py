@@ -299,7 +299,8 @@ class Activate(Unweighted):
 
 def mean_share(activation: Activation, signal: Variance, after: Variance) -> jax.Array:
     """Compute E[phi(u)]/sqrt(E[phi(u)^2]) for u ~ N(0, signal); 0 where both are 0."""
-    return jnp.clip(safe_divide(activation.mean(signal.deviation), after.deviation), -1, 1)
+    mean = jnp.zeros_like(signal.deviation) if activation.centred else activation.mean(signal.deviation)
+    return jnp.clip(safe_divide(mean, after.deviation), -1, 1)
 
 
 @final

@@ -177,7 +177,7 @@ class Network:
         return self._drawn(draw_many, seeds, self._sizes(input_dim, width, output_dim), dtype)
 
     def _drawn(self, draw: Draw, seeds: Any, sizes: Shape, dtype: Any) -> tuple[Params, ...]:
-        keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0, below=2**63)) for s in seeds]
+        keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0)) for s in seeds]
         kind = float_dtype(dtype)
         count = self.whole.count(sizes)
         memory.require(  # drawing them takes as much memory again

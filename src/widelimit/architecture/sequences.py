@@ -15,7 +15,7 @@ import numpy as np
 from widelimit import memory, validation
 from widelimit.architecture.inputs import Sited
 from widelimit.architecture.structure import Structure
-from widelimit.lossless import refuse_masked
+from widelimit.lossless import is_sparse, refuse_masked
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
@@ -284,16 +284,11 @@ class Graph(_Masked):
                 f"got {validation.shown(graph)}."
             )
         signals, given = self._signals_of(f"{place}: signals", graph[0]), graph[1]
-        sparse = type(given).__module__.startswith("scipy.sparse")
-        if sparse and given.shape == (len(signals), len(signals)):
-            given, sparse = given.toarray(), False
-        adjacency = np.zeros(0) if sparse else np.asarray(validation.as_finite_floats(f"{place}: adjacency", given))
-        shape = given.shape if sparse else adjacency.shape
-        if shape != (len(signals), len(signals)):
-            raise ValueError(
-                f"{place}: the adjacency has shape {shape}, and there are {len(signals)} nodes; it must be "
-                f"({len(signals)}, {len(signals)})."
-            )
+        if is_sparse(given):
+            _require_square(place, given.shape, len(signals))  # before it is made dense
+            given = given.toarray()
+        adjacency = np.asarray(validation.as_finite_floats(f"{place}: adjacency", given))
+        _require_square(place, adjacency.shape, len(signals))
         return signals, adjacency
 
     def _faults(self, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -304,6 +299,14 @@ class Graph(_Masked):
             "is not symmetric; for directed edges take (A + A.T) / 2": (adjacency != adjacency.mT).any(axis=(1, 2)),
             "has edges at masked nodes; make rows by net.inputs.pack(...)": beside.any(axis=(1, 2)),
         }
+
+
+def _require_square(place: str, shape: tuple[int, ...], nodes: int) -> None:
+    """Refuse an adjacency of another shape than (nodes, nodes). Raises: ValueError."""
+    if shape != (nodes, nodes):
+        raise ValueError(
+            f"{place}: the adjacency has shape {shape}, and there are {nodes} nodes; it must be ({nodes}, {nodes})."
+        )
 
 
 def _is_list(X: Any) -> bool:

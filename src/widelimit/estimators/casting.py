@@ -19,7 +19,7 @@ def refuse_uncastable(name: str, value: Any) -> None:
     Raises: TypeError, ValueError (complex numbers).
     """
     lossless.refuse_masked(name, value)
-    if type(value).__module__.startswith("scipy.sparse") or value is None:
+    if lossless.is_sparse(value) or value is None:
         return
     for column in [*lossless.columns(value)] or [value]:
         array = lossless.as_array(name, column)

@@ -20,6 +20,7 @@ from widelimit.estimators import casting
 from widelimit.estimators.parameters import NetworkParameters
 from widelimit.inference.outputs import constant
 from widelimit.inference.training_set import check_finite
+from widelimit.lossless import is_sparse
 from widelimit.shapes import Float, Int
 from widelimit.validation import sample_weights as sample_weights
 
@@ -142,7 +143,7 @@ def image_rows(image: Sited | None, X: Any, normalize: str | None) -> Any:
     if image.kind != "image" and (isinstance(X, (list, tuple)) or np.ndim(X) > 2):
         return image.rows("X", X)
     casting.refuse_uncastable("X", X)
-    if X is None or type(X).__module__.startswith("scipy.sparse"):
+    if X is None or is_sparse(X):
         return X
     array = np.asarray(X)
     bytes_stay = normalize is None and array.dtype == np.uint8
@@ -248,7 +249,7 @@ def refuse_rows(value: Any) -> None:
     if value is None:
         raise ValueError("X must have shape (n, d), got None.")
     array = np.asarray(value)
-    if array.dtype.kind not in "fiub" or type(value).__module__.startswith("scipy.sparse"):
+    if array.dtype.kind not in "fiub" or is_sparse(value):
         return
     if array.ndim == 2 and not len(array):
         raise ValueError(f"X is empty: shape {array.shape}, 0 sample(s); at least one row is needed.")

@@ -18,6 +18,7 @@ from widelimit.compute.operators import Operator, Recomputed, StoredOperator
 from widelimit.compute.plan import require_matrices
 from widelimit.kernels.base import Kernel, require_kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
+from widelimit.lossless import is_sparse
 from widelimit.progress import Report, no_progress
 from widelimit.shapes import Float
 from widelimit.validation import Array
@@ -275,7 +276,7 @@ def _largest(row: Any) -> float:
         return _largest([value for _, value in row.nodes(data="features")])
     if isinstance(row, list | tuple):
         return max(map(_largest, row), default=0.0)
-    if row is None or type(row).__module__.startswith("scipy.sparse"):
+    if row is None or is_sparse(row):
         return 0.0
     return float(np.max(np.abs(np.asarray(row, np.float64)), initial=0.0))
 

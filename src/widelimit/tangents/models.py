@@ -78,9 +78,7 @@ class Tangents:
             MemoryError: the gradients of one row, or the sketch, do not fit.
             OSError: the disk is full; finished chunks are kept.
         """
-        made = Projection(
-            validation.integer("size", size, at_least=1), validation.integer("seed", seed, at_least=0, below=2**63)
-        )
+        made = Projection(validation.integer("size", size, at_least=1), validation.integer("seed", seed, at_least=0))
         place = None if path is None else validation.path("path", path)
         validation.function("progress", progress, "a function of two numbers")
         return sketch_rows(self.gradients, self._checked(X, labels, output), output, made, place, progress)

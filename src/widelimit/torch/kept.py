@@ -30,7 +30,7 @@ class Filled(NamedTuple):
 
 @final
 class KeptFactors:
-    """The factors of the blocks of rows used last are kept, on disk or in memory, within a limit of bytes."""
+    """The factors of blocks of rows are kept in memory up to a limit, then on disk, where those used last stay."""
 
     def __init__(self) -> None:
         self.users = 0
@@ -47,19 +47,20 @@ class KeptFactors:
     def begin(
         self, n: int, like: torch.Tensor, size: float, limit: float, *, disk: bool, needed: Collection[Hashable]
     ) -> Filled:
-        """Return an empty store for the factors of n rows, of `size` bytes; on a disk, the oldest there make room.
+        """Return an empty store for the factors of n rows, of `size` bytes.
 
-        On a disk too where those kept in memory would take more than `limit` bytes; kept files take half of what is
-        free there at most, but for those whose keys are `needed`. The folder of a store is removed with the last
-        reference to it, as a call in progress may still read it.
+        It is on disk if `disk` is True, or if all that is kept in memory would take more than `limit` bytes. Then the
+        files used least recently are removed, until all take half of the free disk at most; those whose keys are
+        `needed` stay. The folder of a store is removed with the last reference to it, as a call in progress may still
+        read it.
 
         Raises: OSError: a full disk.
         """
         files = {key: own for key, (filled, own) in self._found.items() if filled.store.path}
-        held = sum(own for _, own in self._found.values()) - sum(files.values())
+        written = sum(files.values())
+        held = sum(own for _, own in self._found.values()) - written
         if not disk and held + size <= limit:
             return Filled(Store(n, None, like), {})
-        written = sum(files.values())
         limit = (shutil.disk_usage(tempfile.gettempdir()).free + written) / 2
         for key in [key for key in files if key not in needed]:
             if written + size <= limit:

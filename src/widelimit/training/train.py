@@ -172,7 +172,7 @@ def _warn_if_unfinished(trained: Training) -> Training:
 def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings, marked: np.ndarray) -> TrainingRun:
     """Plan discrete steps; warns of a learning rate above the bound."""
     problem = records.problem
-    key = jax.random.key(validation.integer("seed", settings.seed, at_least=0, below=2**63))
+    key = jax.random.key(validation.integer("seed", settings.seed, at_least=0))
     _warn_if_unstable(problem, rule, key)
     name = f"optax, first update {optimisers.first_update(problem, rule):.3e}" if rule.name == "optax" else rule.name
     choices = {

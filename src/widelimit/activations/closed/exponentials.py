@@ -64,8 +64,7 @@ class Rbf(Activation):
         return changed(self, centred=True)
 
     def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        mean = jnp.exp(-jnp.asarray(self.gamma, deviation.dtype) * deviation**2)
-        return jnp.zeros_like(mean) if self.centred else mean
+        return jnp.exp(-jnp.asarray(self.gamma, deviation.dtype) * deviation**2)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         gamma = jnp.asarray(self.gamma, signal.value.dtype)
@@ -106,7 +105,7 @@ class Exp(Activation):
         return changed(self, centred=True)
 
     def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        return jnp.zeros_like(deviation) if self.centred else self.a * jnp.exp((self.b * deviation) ** 2 / 2)
+        return self.a * jnp.exp((self.b * deviation) ** 2 / 2)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         signal = signals.multiply(signal, self.b)
@@ -191,8 +190,7 @@ class Gaussian(Activation):
         return changed(self, centred=True)
 
     def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        mean = self.a / series.hypot(jnp.ones_like(deviation), jnp.sqrt(2 * jnp.asarray(self.b)) * deviation)
-        return jnp.zeros_like(mean) if self.centred else mean
+        return self.a / series.hypot(jnp.ones_like(deviation), jnp.sqrt(2 * jnp.asarray(self.b)) * deviation)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         rate = jnp.asarray(self.b, signal.value.dtype)

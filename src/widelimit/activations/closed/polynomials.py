@@ -139,9 +139,6 @@ class Polynomial(Activation):
     def less_mean(self) -> Activation:
         return changed(self, coefficients=(0.0, *self.coefficients[1:]), centred=True)
 
-    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        return jnp.zeros_like(deviation) if self.centred else Activation.mean(self, deviation)
-
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         signal = limit(signal)
         dtype = signal.value.dtype
@@ -195,9 +192,6 @@ class Hermite(Activation):
 
     def less_mean(self) -> Activation:
         return self if self.degree % 2 else changed(self, centred=True)
-
-    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        return jnp.zeros_like(deviation) if self.centred else Activation.mean(self, deviation)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         n, dtype = self.degree, signal.value.dtype

@@ -195,8 +195,7 @@ class Sin(Activation):
         return changed(self, centred=True)
 
     def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        mean = jnp.sin(self.b) * jnp.exp(-((self.a * deviation) ** 2) / 2)
-        return jnp.zeros_like(mean) if self.centred else mean
+        return jnp.sin(self.b) * jnp.exp(-((self.a * deviation) ** 2) / 2)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         signal = signals.multiply(signal, self.a)
@@ -243,7 +242,7 @@ class Cos(Activation):
         return changed(self, centred=True)
 
     def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        return jnp.zeros_like(deviation) if self.centred else jnp.exp(-((self.a * deviation) ** 2) / 2)
+        return jnp.exp(-((self.a * deviation) ** 2) / 2)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         if self.centred:
